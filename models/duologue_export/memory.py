@@ -1,0 +1,34 @@
+"""Peak resident memory of one stretch of work."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Peak:
+    """Highest resident size during the stretch, and how far above the size at its start; filled when the stretch
+    ends."""
+
+    megabytes: float = 0.0
+    growth_megabytes: float = 0.0
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"/proc/self/status has no {field}. This is a bug.")
+
+
+@contextmanager
+def peak_rss() -> Iterator[Peak]:
+    """Measures through /proc (Linux): writing 5 to clear_refs resets the kernel's high-water mark to the present
+    size."""
+    peak = Peak()
+    Path("/proc/self/clear_refs").write_text("5")
+    start = _status("VmRSS")
+    yield peak
+    peak.megabytes = _status("VmHWM")
+    peak.growth_megabytes = peak.megabytes - start
