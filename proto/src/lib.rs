@@ -1,0 +1,7 @@
+//! Everything Duologue writes for, or reads from, other programs, as serde types.
+//!
+//! Owns the shapes only: no IO, no clock, no tensors. A type here is the single source of truth of its wire; the fixtures in
+//! `proto/fixtures` are read by every side that speaks it.
+
+pub mod session_record;
+pub mod timeline;
