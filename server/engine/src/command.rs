@@ -1,0 +1,109 @@
+//! Messages between the engine's threads. Every one names its slot; work carries its unit, turn and deadline.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use duologue_audio::Pcm;
+use duologue_session::{Frame, SpeechOrder, TurnId, TurnReset, UnitId, UnitTimings};
+
+use crate::front::FrontSession;
+use crate::llm::LlmSession;
+use crate::speech::SpeechSession;
+
+/// To the front thread.
+pub(crate) enum FrontCommand {
+    /// A session takes the slot; the parts for the threads behind travel along, so that order is kept.
+    Open { slot: usize, front: Box<FrontSession>, llm: Box<LlmSession>, speech: Option<Box<SpeechSession>> },
+    Prepare { slot: usize, work: PrepareWork },
+    Unit { slot: usize, work: UnitWork },
+    Close { slot: usize },
+}
+
+/// Prompt of a session.
+#[derive(Debug, Clone)]
+pub struct PrepareWork {
+    /// Token ids before the reference audio.
+    pub prefix: Vec<u32>,
+    /// Token ids after it.
+    pub suffix: Vec<u32>,
+    /// Reference audio heard by the LLM, at the rate of the user audio.
+    pub reference: Option<Arc<Pcm>>,
+    /// Reference audio of the voice the reply is spoken with.
+    pub voice: Option<Arc<Pcm>>,
+}
+
+/// Input of one unit.
+#[derive(Debug, Clone)]
+pub struct UnitWork {
+    /// The unit.
+    pub unit: UnitId,
+    /// Its turn number for the fence.
+    pub turn: TurnId,
+    /// 16 kHz mono, as long as the mel processor asks for.
+    pub audio: Vec<f32>,
+    /// Video frames.
+    pub frames: Vec<Frame>,
+    /// Listen whatever the model wants.
+    pub force_listen: bool,
+    /// When the unit must be finalized.
+    pub deadline: Instant,
+}
+
+/// To the LLM thread.
+pub(crate) enum LlmCommand {
+    Open { slot: usize, session: Box<LlmSession>, speech: Option<Box<SpeechSession>> },
+    Prompt { slot: usize, prompt: Prompt },
+    Unit { slot: usize, input: Box<UnitInput> },
+    Close { slot: usize },
+}
+
+pub(crate) struct Prompt {
+    pub prefix: Vec<u32>,
+    /// [n, hidden] rows.
+    pub audio: Vec<f32>,
+    pub suffix: Vec<u32>,
+    pub voice: Option<Arc<Pcm>>,
+    /// When the session asked for it.
+    pub asked: Instant,
+}
+
+pub(crate) struct UnitInput {
+    pub unit: UnitId,
+    pub turn: TurnId,
+    pub deadline: Instant,
+    pub force_listen: bool,
+    /// Per picture its slices, each [queries, hidden].
+    pub images: Vec<Vec<Vec<f32>>>,
+    /// [n, hidden]
+    pub audio: Vec<f32>,
+    pub apm_kv: [usize; 2],
+    /// Front stages so far.
+    pub timings: UnitTimings,
+}
+
+/// To the speech thread.
+pub(crate) enum SpeechCommand {
+    Open { slot: usize, session: Box<SpeechSession> },
+    Voice { slot: usize, order: VoiceOrder },
+    Speak { slot: usize, order: SpeakOrder },
+    Close { slot: usize },
+}
+
+pub(crate) struct VoiceOrder {
+    pub pcm: Arc<Pcm>,
+    /// Passed on to the session when the voice stands.
+    pub kv_len: usize,
+    /// When the session asked for its preparation.
+    pub asked: Instant,
+}
+
+pub(crate) struct SpeakOrder {
+    pub unit: UnitId,
+    pub turn: TurnId,
+    pub deadline: Instant,
+    pub reset: TurnReset,
+    pub speech: SpeechOrder,
+    pub ids: Vec<u32>,
+    /// [ids, hidden]
+    pub hidden: Vec<f32>,
+}

@@ -1,0 +1,31 @@
+//! The ONNX graphs of a bundle as typed Rust calls, with the state that they need between calls.
+//!
+//! Owns: ONNX Runtime, the bundle folder, every tensor, the KV caches, the vocoder stream. Must not: decide what is fed
+//! when (crate `duologue-session`), own a thread, or touch the network. The only crate with unsafe code, in `raw`
+//! (tensors and runs), `embed` (a file mapping) and `runtime::library` (asking a library for its version).
+#![deny(unsafe_code)]
+
+pub mod bundle;
+mod embed;
+pub mod error;
+#[cfg(test)]
+mod golden;
+pub mod graph;
+pub mod image;
+pub mod manifest;
+#[allow(unsafe_code)]
+mod raw;
+pub mod runtime;
+pub mod token2wav;
+mod tokenizer;
+
+pub use bundle::{Bundle, VerifyProgress};
+pub use error::{ModelError, Result};
+pub use graph::apm::{Apm, ApmCache};
+pub use graph::llm::Llm;
+pub use graph::tts::Tts;
+pub use graph::vision::Vision;
+pub use manifest::Manifest;
+pub use runtime::{Device, DeviceChoice, Provider, Runtime, RuntimeOptions};
+pub use token2wav::{Stream, StreamOptions, Token2Wav, Trim, Voice, VoiceFrontEnd, VoicePrompt};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,116 @@
+//! The vocoder state of one session.
+//!
+//! Owns: caches and tails of the current turn. Must not: outlive or change its voice.
+
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::assemble::Tails;
+use super::trim::Trim;
+use super::voice::Voice;
+use crate::graph::flow::{EncoderState, EstimatorState};
+
+/// How a stream behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Cache trimming.
+    pub trim: Trim,
+    /// Whether a turn's first chunk is led by as many zeros as its end is held back, so that every chunk returns as many
+    /// samples as it has frames (token2wav.py:228-233).
+    pub leading_zeros: bool,
+    /// Seed of the vocoder's excitation noise; `None`: no noise, as the golden sessions were recorded.
+    pub source_noise: Option<u64>,
+}
+
+impl StreamOptions {
+    /// The reference, draws replaced by zeros.
+    pub fn fidelity() -> Self {
+        StreamOptions { trim: Trim::Compat105, leading_zeros: true, source_noise: None }
+    }
+
+    /// For listeners.
+    pub fn live(seed: u64) -> Self {
+        StreamOptions { trim: Trim::Fixed, leading_zeros: false, source_noise: Some(seed) }
+    }
+}
+
+/// Lengths of the caches, in the golden sessions' terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamCounters {
+    /// Mel frames in the encoder's second cache.
+    pub conformer_len: usize,
+    /// Mel frames in the estimator's cache.
+    pub estimator_len: usize,
+}
+
+/// One session's vocoder stream.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) voice: Arc<Voice>,
+    pub(super) options: StreamOptions,
+    pub(super) tails: Tails,
+    /// Copied from the voice at the first chunk of a turn, so that a silent session holds no caches.
+    caches: Option<Caches>,
+    at_start: bool,
+    noise: Option<ChaCha8Rng>,
+}
+
+/// Caches of one turn.
+#[derive(Debug)]
+pub(super) struct Caches {
+    pub(super) encoder: EncoderState,
+    pub(super) estimator: EstimatorState,
+}
+
+impl Stream {
+    /// A stream at the start of a turn.
+    pub fn new(voice: &Arc<Voice>, options: StreamOptions) -> Self {
+        Stream {
+            voice: Arc::clone(voice),
+            options,
+            tails: Tails::default(),
+            caches: None,
+            at_start: true,
+            noise: options.source_noise.map(ChaCha8Rng::seed_from_u64),
+        }
+    }
+
+    /// Back to the start of a turn: the end of one, or an interruption. Keeps the memory.
+    pub fn reset(&mut self) {
+        self.at_start = true;
+        self.tails.clear();
+    }
+
+    /// Cache lengths.
+    pub fn counters(&self) -> StreamCounters {
+        let (encoder, estimator) = match &self.caches {
+            Some(caches) if !self.at_start => (&caches.encoder, &caches.estimator),
+            _ => (&self.voice.encoder, &self.voice.estimator),
+        };
+        StreamCounters { conformer_len: encoder.kv2.len(), estimator_len: estimator.len() }
+    }
+
+    /// The caches to continue with, and what else a chunk needs.
+    pub(super) fn parts(&mut self) -> (&mut Caches, &mut Tails, &Voice, StreamOptions) {
+        let voice = &self.voice;
+        let caches = match &mut self.caches {
+            Some(caches) => {
+                if self.at_start {
+                    caches.encoder.copy_from(&voice.encoder);
+                    caches.estimator.copy_from(&voice.estimator);
+                }
+                caches
+            }
+            none => none.insert(Caches { encoder: voice.encoder.clone(), estimator: voice.estimator.clone() }),
+        };
+        self.at_start = false;
+        (caches, &mut self.tails, voice, self.options)
+    }
+
+    /// A random start in the table of normal numbers; `None`: the stream has no noise.
+    pub(super) fn noise_offset(&mut self, table: usize) -> Option<usize> {
+        self.noise.as_mut().map(|draw| draw.random_range(0..table))
+    }
+}

@@ -1,0 +1,256 @@
+//! The session core that a transport drives: input and time in, work and events out (str0m's contract).
+//!
+//! Owns the cutting of audio into units, the backlog, the turn fence, barge-in and the estimate of what the listener
+//! has heard. Must not hold a clock, touch a socket, or know how a unit is computed.
+//!
+//! Contract: after every [`DuplexSession::handle`] call [`DuplexSession::poll`] until it returns
+//! [`Output::Timeout`] or [`Output::Idle`]; at a timeout call `handle` with [`Input::Tick`]. A session is a value:
+//! there is no reset, a new conversation is a new `DuplexSession`.
+//!
+//! One unit is in flight at a time; finished audio waits in the backlog. Overflow rule: when a unit completes and
+//! [`CoreConfig::backlog_units`] are waiting, the oldest waiting unit goes, frames included, and
+//! [`Event::UnitDropped`] says so. A pending forced listen is kept by the session, so it survives the drop.
+
+mod backlog;
+mod playout;
+mod types;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::dialogue::SpeechOrder;
+use backlog::{Backlog, ReadyUnit};
+use playout::Playout;
+
+pub use types::{
+    CloseReason, CoreConfig, CoreStats, Event, Frame, Input, Output, PreparedReport, SpeechReport, SpeechTimings,
+    TurnId, UnitId, UnitReport, UnitTimings, Work,
+};
+
+#[derive(Debug)]
+struct InFlight {
+    unit: UnitId,
+    /// When its audio was complete: unit time counts from here.
+    ready_at: Duration,
+    deadline_reported: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The engine reads the prompt.
+    Preparing,
+    /// Units flow.
+    Running(Option<InFlight>),
+    /// Released; late reports are dropped.
+    Closed,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub struct DuplexSession {
+    config: CoreConfig,
+    state: State,
+    now: Duration,
+    backlog: Backlog,
+    playout: Playout,
+    outputs: VecDeque<Output>,
+    next_unit: UnitId,
+    turn: TurnId,
+    turn_open: bool,
+    /// Units of the current fence that announced speech, minus those whose speech is complete. A unit's last piece
+    /// may overtake its report, so it can be negative for a moment.
+    speech_pending: i64,
+    force_listen: bool,
+    stats: CoreStats,
+}
+
+impl DuplexSession {
+    /// A session that asks for [`Work::Prepare`] first. `now` is the driver's clock, any origin.
+    pub fn new(config: CoreConfig, now: Duration) -> Self {
+        assert!(config.unit_samples > 0 && config.backlog_units > 0, "empty units or backlog. This is a bug.");
+        Self {
+            state: State::Preparing,
+            now,
+            backlog: Backlog::new(&config),
+            playout: Playout::new(config.output_rate_hz),
+            outputs: VecDeque::from([Output::Work(Work::Prepare)]),
+            next_unit: UnitId(0),
+            turn: TurnId(0),
+            turn_open: false,
+            speech_pending: 0,
+            force_listen: false,
+            stats: CoreStats::default(),
+            config,
+        }
+    }
+
+    /// Takes one input at time `now`, which must not run backwards.
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        assert!(now >= self.now, "time ran backwards from {:?} to {now:?}. This is a bug.", self.now);
+        self.now = now;
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.check_clock();
+        match input {
+            Input::Tick => {}
+            Input::Audio(samples) => self.take_audio(&samples),
+            Input::Frame(frame) => {
+                if self.backlog.push_frame(frame) {
+                    self.stats.frames_dropped += 1;
+                    self.event(Event::FrameDropped);
+                }
+            }
+            Input::ForceListen => self.force_listen = true,
+            Input::Interrupt => self.interrupt(),
+            Input::Prepared(report) => self.prepared(report),
+            Input::Unit(report) => self.unit_done(report),
+            Input::Speech(report) => self.speech(report),
+            Input::Failed(message) => self.close(CloseReason::Failed(message)),
+            Input::Close => self.close(CloseReason::Requested),
+        }
+        self.dispatch();
+    }
+
+    /// The next thing to do; see the module's contract.
+    pub fn poll(&mut self) -> Output {
+        if let Some(output) = self.outputs.pop_front() {
+            return output;
+        }
+        let deadline = match &self.state {
+            State::Running(Some(flight)) if !flight.deadline_reported => {
+                Some(flight.ready_at + self.config.unit_deadline)
+            }
+            _ => None,
+        };
+        let next = [deadline, self.playout.ends_at()].into_iter().flatten().min();
+        next.map_or(Output::Idle, Output::Timeout)
+    }
+
+    /// The current fence: results of older turns are stale.
+    pub fn turn(&self) -> TurnId {
+        self.turn
+    }
+
+    /// The model speaks, is about to, or its speech is still being played (by the clock, not by the client's word).
+    pub fn speaking(&self) -> bool {
+        self.turn_open || self.speech_pending != 0 || self.playout.ends_at().is_some()
+    }
+
+    /// Counters since the session began.
+    pub fn stats(&self) -> CoreStats {
+        self.stats
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn work(&mut self, work: Work) {
+        self.outputs.push_back(Output::Work(work));
+    }
+
+    fn take_audio(&mut self, mut samples: &[f32]) {
+        while !samples.is_empty() {
+            let (rest, dropped) = self.backlog.push_audio(self.now, samples);
+            samples = rest;
+            if dropped {
+                self.stats.units_dropped += 1;
+                self.event(Event::UnitDropped);
+            }
+            // A free engine takes a unit before the rest of a long push can drop it.
+            self.dispatch();
+        }
+    }
+
+    /// Barge-in. Nothing to stop is not an error: the voice detector fires on every word of the user, and a forced
+    /// listen would then delay the answer by a unit.
+    fn interrupt(&mut self) {
+        if !self.speaking() {
+            return;
+        }
+        self.stats.interrupts += 1;
+        self.turn.0 += 1;
+        self.speech_pending = 0;
+        self.force_listen = true;
+        let unplayed_samples = self.playout.flush(self.now);
+        self.work(Work::Fence { turn: self.turn });
+        self.event(Event::Flush { turn: self.turn, unplayed_samples });
+    }
+
+    fn prepared(&mut self, report: PreparedReport) {
+        assert!(matches!(self.state, State::Preparing), "prepared twice. This is a bug.");
+        self.state = State::Running(None);
+        self.event(Event::Ready(report));
+    }
+
+    fn unit_done(&mut self, report: Box<UnitReport>) {
+        let State::Running(in_flight) = &mut self.state else {
+            panic!("a unit's report before the session was prepared. This is a bug.");
+        };
+        let flight = in_flight.take().expect("a unit's report with no unit in flight. This is a bug.");
+        assert_eq!(flight.unit, report.unit, "the report of another unit. This is a bug.");
+        assert!(report.turn <= self.turn, "a report from a turn to come. This is a bug.");
+        self.stats.units += 1;
+        self.turn_open = report.end.turn_open;
+        let stale = report.turn < self.turn;
+        if !stale && report.end.speech != SpeechOrder::None {
+            self.speech_pending += 1;
+        }
+        let unit_time = self.now - flight.ready_at;
+        self.event(Event::Unit { report, unit_time, stale });
+    }
+
+    fn speech(&mut self, report: SpeechReport) {
+        assert!(report.unit < self.next_unit, "speech of a unit to come. This is a bug.");
+        assert!(report.turn <= self.turn, "speech from a turn to come. This is a bug.");
+        if report.turn < self.turn {
+            self.stats.stale_samples += report.samples.len() as u64;
+            return;
+        }
+        if report.done {
+            self.speech_pending -= 1;
+        }
+        self.playout.add(self.now, report.samples.len());
+        self.event(Event::Speech(report));
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.state = State::Closed;
+        self.playout.flush(self.now);
+        self.work(Work::Release);
+        self.event(Event::Closed(reason));
+    }
+
+    /// Time-driven events: the unit's deadline and the end of playback.
+    fn check_clock(&mut self) {
+        if let State::Running(Some(flight)) = &mut self.state
+            && !flight.deadline_reported
+            && self.now > flight.ready_at + self.config.unit_deadline
+        {
+            flight.deadline_reported = true;
+            let unit = flight.unit;
+            self.stats.deadlines_missed += 1;
+            self.event(Event::DeadlineMissed { unit });
+        }
+        if self.playout.ended(self.now) {
+            let gap = self.turn_open || self.speech_pending != 0;
+            self.stats.gaps += u64::from(gap);
+            self.event(Event::PlayoutEnded { gap });
+        }
+    }
+
+    /// Hands the oldest waiting unit to the engine when it is free.
+    fn dispatch(&mut self) {
+        let State::Running(in_flight @ None) = &mut self.state else { return };
+        let Some(ReadyUnit { audio, frames, ready_at }) = self.backlog.pop() else { return };
+        let unit = self.next_unit;
+        self.next_unit.0 += 1;
+        *in_flight = Some(InFlight { unit, ready_at, deadline_reported: false });
+        let force_listen = std::mem::take(&mut self.force_listen);
+        self.work(Work::Unit { unit, turn: self.turn, audio, frames, force_listen });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! The LLM side of one session: what `streaming_generate` and `finalize_unit` decide
+//! (modeling_minicpmo_unified.py:4960-5290), driven token by token.
+//!
+//! Owns whether the turn is open, the text sampler, and the cache window. Must not run a graph or know the vocoder.
+//!
+//! Order of calls, one unit per round; anything else panics:
+//! ```text
+//! prepared ─► begin_unit ─► (prefill) ─► start ─┬─ Sample ─► advance ─┬─ Feed ─► (decode) ─► advance ...
+//!                 ▲                             ├─ Feed ─► (decode) ──┘
+//!                 └── finalize ◄── (feed end) ◄─┴─ End ◄── abort
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ConfigError, Mode, SessionConfig};
+use crate::sampler::{SampleError, Scratch, TextSampler};
+use crate::tokens::{TextDecoder, TokenIds, Tokens};
+use crate::window::{CacheEdit, UnitRecord, UnitWindow, WindowState};
+
+/// What the LLM thread has to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Call [`Dialogue::advance`] with the logits of the prefill's last row.
+    Sample,
+    /// Decode this token, then call [`Dialogue::advance`] with the new logits.
+    Feed {
+        /// LLM token.
+        token: u32,
+        /// Its hidden state goes into the TTS condition, in order with [`UnitEnd::speech_ids`].
+        speaks: bool,
+    },
+    /// The unit is over: feed [`UnitEnd::feed`] in one call, then [`Dialogue::finalize`].
+    End(Box<UnitEnd>),
+}
+
+/// Why a unit ended; the names are those of the golden sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// The model chose `<|listen|>`.
+    Listen,
+    /// The unit had to listen.
+    ForcedListen,
+    /// The model chose `<|chunk_eos|>`.
+    ChunkEos,
+    /// The model chose `<|chunk_tts_eos|>`.
+    ChunkTtsEos,
+    /// All steps were used.
+    MaxTokens,
+    /// One more token would have made the text too long.
+    CharLimit,
+    /// [`Dialogue::abort`].
+    Aborted,
+}
+
+/// Whether the TTS runs for a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpeechOrder {
+    /// No speech from this unit.
+    None,
+    /// Speak [`UnitEnd::speech_ids`]; the turn goes on.
+    Continue,
+    /// Speak them; the turn ends with this unit.
+    EndTurn,
+}
+
+/// Which turn state the speech thread forgets before it handles the unit's speech.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnReset {
+    /// Nothing.
+    None,
+    /// Token2wav's caches and code buffer, but not the TTS cache: what the reference leaves over when a listen is
+    /// forced into an open turn (modeling_minicpmo_unified.py:5004-5011).
+    VocoderOnly,
+    /// Everything of the turn.
+    All,
+}
+
+/// A unit's outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitEnd {
+    /// Fed together with `</unit>`.
+    pub terminator: u32,
+    /// `</unit>`.
+    pub unit_end: u32,
+    /// The unit's result is "listen".
+    pub is_listen: bool,
+    /// The unit's result says that the turn is over: the last fed token was `<|turn_eos|>`.
+    pub end_of_turn: bool,
+    /// Why it ended.
+    pub ended_by: EndedBy,
+    /// The reference's `total_ids` of the unit: a forced `<|turn_eos|>`, fed tokens, the terminator.
+    pub tokens: Vec<u32>,
+    /// What the sampler returned, before `<|listen|>` is replaced in an open turn and before the length cut.
+    pub decoded: Vec<u32>,
+    /// Text of the result; empty when listening.
+    pub text: String,
+    /// Fed tokens after the first step: ids of the TTS condition.
+    pub speech_ids: Vec<u32>,
+    /// Whether the TTS runs.
+    pub speech: SpeechOrder,
+    /// What the speech thread forgets first.
+    pub reset: TurnReset,
+    /// The turn is open after this unit.
+    pub turn_open: bool,
+}
+
+impl UnitEnd {
+    /// The two tokens that close the unit, fed in one call.
+    pub fn feed(&self) -> [u32; 2] {
+        [self.terminator, self.unit_end]
+    }
+}
+
+/// What follows from finalizing a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finalized {
+    /// Change the cache like this, before the next unit.
+    pub edit: Option<CacheEdit>,
+    /// Rows in the cache after the edit.
+    pub kv_len: usize,
+}
+
+/// A unit in the making.
+#[derive(Debug, Default)]
+struct Draft {
+    step: usize,
+    tokens: Vec<u32>,
+    decoded: Vec<u32>,
+    speech_ids: Vec<u32>,
+    last_is_turn_eos: bool,
+    closes_open_turn: bool,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// No prompt yet.
+    #[default]
+    Unprepared,
+    /// Between units.
+    Idle,
+    /// Prefill of a unit.
+    Prefill,
+    /// The next step decodes.
+    Choose(Draft),
+    /// `<|turn_eos|>` was fed to close the turn; the next step ends the unit.
+    ForcedClose(Draft),
+    /// `</unit>` is being fed.
+    Ended(UnitRecord),
+}
+
+/// The LLM side of one session.
+#[derive(Debug)]
+pub struct Dialogue {
+    mode: Mode,
+    speaks: bool,
+    force_listen_count: u32,
+    max_steps: usize,
+    max_chars: usize,
+    previous_marker: String,
+    ids: TokenIds,
+    sampler: TextSampler,
+    window: UnitWindow,
+    turn_open: bool,
+    units_started: u32,
+    phase: Phase,
+}
+
+impl Dialogue {
+    /// A session without a prompt.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a setting or a token id cannot work.
+    pub fn new(config: &SessionConfig, tokens: &Tokens) -> Result<Self, ConfigError> {
+        config.validate()?;
+        tokens.validate()?;
+        Ok(Self {
+            mode: config.mode,
+            speaks: config.speech.is_some(),
+            force_listen_count: config.force_listen_count,
+            max_steps: config.max_new_speak_tokens,
+            max_chars: config.max_chars,
+            previous_marker: config.previous_marker.clone(),
+            ids: tokens.tokens,
+            sampler: TextSampler::new(config.sampling.clone(), tokens, config.seed),
+            window: UnitWindow::new(config.window.clone(), tokens),
+            turn_open: false,
+            units_started: 0,
+            phase: Phase::Unprepared,
+        })
+    }
+
+    /// The prompt is in the cache: `kv_len_prefix` rows (prompt prefix and reference audio), then `suffix_ids`.
+    pub fn prepared(&mut self, kv_len_prefix: usize, suffix_ids: Vec<u32>, text: &dyn TextDecoder) {
+        assert!(matches!(self.phase, Phase::Unprepared), "the prompt is already there. This is a bug.");
+        self.window.prepared(kv_len_prefix, suffix_ids, text.encode(&self.previous_marker));
+        self.phase = Phase::Idle;
+    }
+
+    /// A unit begins; `kv_len` is the cache length before its `<unit>`.
+    pub fn begin_unit(&mut self, kv_len: usize) {
+        assert!(matches!(self.phase, Phase::Idle), "begin_unit before finalize or prepared. This is a bug.");
+        self.window.begin_unit(kv_len);
+        self.phase = Phase::Prefill;
+    }
+
+    /// The unit's input is in the cache. With `force_listen` an open turn is closed first by feeding `<|turn_eos|>`.
+    pub fn start(&mut self, force_listen: bool) -> Step {
+        assert!(matches!(self.phase, Phase::Prefill), "start before begin_unit. This is a bug.");
+        let forced = force_listen || self.units_started < self.force_listen_count;
+        self.units_started = self.units_started.saturating_add(1);
+        let mut draft = Draft { tokens: Vec::with_capacity(self.max_steps + 1), ..Draft::default() };
+        if force_listen && self.turn_open {
+            self.turn_open = false;
+            draft.closes_open_turn = true;
+            draft.tokens.push(self.ids.turn_eos);
+            self.phase = Phase::ForcedClose(draft);
+            return Step::Feed { token: self.ids.turn_eos, speaks: false };
+        }
+        if forced {
+            return self.end_with_choice(draft, self.ids.listen, EndedBy::ForcedListen, None);
+        }
+        self.phase = Phase::Choose(draft);
+        Step::Sample
+    }
+
+    /// The next step. `logits` `[vocab]` follow the prefill or the token just fed; they are not looked at where the
+    /// reference does not decode (after a forced `<|turn_eos|>`, and at a unit's last step).
+    ///
+    /// # Errors
+    /// [`SampleError`]; the session cannot go on, drop it.
+    pub fn advance(
+        &mut self,
+        logits: &[f32],
+        text: &dyn TextDecoder,
+        scratch: &mut Scratch,
+    ) -> Result<Step, SampleError> {
+        match std::mem::take(&mut self.phase) {
+            Phase::ForcedClose(draft) => {
+                Ok(self.end_with_choice(draft, self.ids.listen, EndedBy::ForcedListen, Some(text)))
+            }
+            Phase::Choose(draft) if draft.step + 1 == self.max_steps => {
+                Ok(self.end_with_choice(draft, self.ids.chunk_eos, EndedBy::MaxTokens, Some(text)))
+            }
+            Phase::Choose(mut draft) => {
+                let decoded = self.sampler.decode(logits, scratch)?;
+                draft.decoded.push(decoded);
+                Ok(self.choose(draft, decoded, text))
+            }
+            phase => panic!("advance in phase {phase:?}, before start. This is a bug."),
+        }
+    }
+
+    /// Ends the unit in mid generation (barge-in): what was fed stays, nothing of it is spoken, all turn state goes.
+    /// The turn stays open; the next unit's forced listen closes it. `text` decodes what was generated.
+    pub fn abort(&mut self, text: &dyn TextDecoder) -> Box<UnitEnd> {
+        let draft = match std::mem::take(&mut self.phase) {
+            Phase::Choose(draft) | Phase::ForcedClose(draft) => draft,
+            phase => panic!("abort in phase {phase:?}, not while generating. This is a bug."),
+        };
+        // A unit that said nothing, with no turn to go on with, has simply listened.
+        let terminator = if self.turn_open { self.ids.chunk_eos } else { self.ids.listen };
+        let Step::End(mut end) = self.end_with_choice(draft, terminator, EndedBy::Aborted, Some(text)) else {
+            unreachable!("end_with_choice ends the unit");
+        };
+        end.speech = SpeechOrder::None;
+        end.reset = TurnReset::All;
+        end
+    }
+
+    /// The terminator and `</unit>` are in the cache, now `kv_len` rows long. Returns the window's edit.
+    pub fn finalize(&mut self, kv_len: usize, text: &dyn TextDecoder) -> Finalized {
+        let Phase::Ended(record) = std::mem::take(&mut self.phase) else {
+            panic!("finalize before the unit ended. This is a bug.");
+        };
+        self.phase = Phase::Idle;
+        let edit = self.window.finish_unit(kv_len, record, text);
+        Finalized { edit, kv_len: self.window.kv_len() }
+    }
+
+    /// The turn is open: the model has begun to speak and not ended it.
+    pub fn turn_open(&self) -> bool {
+        self.turn_open
+    }
+
+    /// The window's bookkeeping, as the golden sessions record it.
+    pub fn window_state(&self) -> WindowState {
+        self.window.state()
+    }
+
+    /// One round of the reference's loop after `decode` (modeling_minicpmo_unified.py:5056-5121).
+    fn choose(&mut self, mut draft: Draft, decoded: u32, text: &dyn TextDecoder) -> Step {
+        let ids = self.ids;
+        // An open turn may not listen; the sampler's history keeps `<|listen|>` all the same.
+        let token = if decoded == ids.listen && self.turn_open { ids.tts_bos } else { decoded };
+        let terminates = if token == ids.listen {
+            Some(EndedBy::Listen)
+        } else if token == ids.chunk_eos {
+            Some(EndedBy::ChunkEos)
+        } else if token == ids.chunk_tts_eos {
+            Some(EndedBy::ChunkTtsEos)
+        } else {
+            None
+        };
+        if let Some(ended_by) = terminates {
+            return self.end_with_choice(draft, token, ended_by, Some(text));
+        }
+        // Before the length check on purpose: a rejected token opens the turn too (line 5081).
+        self.turn_open = true;
+        let speaks = draft.step != 0;
+        if speaks {
+            draft.speech_ids.push(token);
+            if text.decode(&draft.speech_ids).chars().count() >= self.max_chars {
+                draft.speech_ids.pop();
+                return self.end_with_choice(draft, ids.chunk_eos, EndedBy::CharLimit, Some(text));
+            }
+        }
+        draft.tokens.push(token);
+        draft.last_is_turn_eos = token == ids.turn_eos;
+        if draft.last_is_turn_eos {
+            self.turn_open = false;
+        }
+        draft.step += 1;
+        self.phase = Phase::Choose(draft);
+        Step::Feed { token, speaks }
+    }
+
+    /// Ends the unit; `text` may be left out when nothing was generated.
+    fn end_with_choice(
+        &mut self,
+        mut draft: Draft,
+        terminator: u32,
+        ended_by: EndedBy,
+        text: Option<&dyn TextDecoder>,
+    ) -> Step {
+        draft.tokens.push(terminator);
+        let is_listen = terminator == self.ids.listen;
+        let generated = match text {
+            Some(text) if !draft.speech_ids.is_empty() => text.decode(&draft.speech_ids),
+            _ => String::new(),
+        };
+        // `<|turn_eos|>` and then `<|listen|>` in one unit: the reference reports a listen, never speaks the unit's
+        // words and keeps the turn's caches (line 5161). A listener wants to hear the end of the sentence.
+        let speaks_before_listen = self.mode == Mode::Live && ended_by == EndedBy::Listen && draft.last_is_turn_eos;
+        let speech = if !self.speaks {
+            SpeechOrder::None
+        } else if speaks_before_listen || (!is_listen && draft.last_is_turn_eos) {
+            SpeechOrder::EndTurn
+        } else if is_listen {
+            SpeechOrder::None
+        } else {
+            SpeechOrder::Continue
+        };
+        let reset = match (draft.closes_open_turn, self.mode) {
+            (false, _) => TurnReset::None,
+            (true, Mode::Fidelity) => TurnReset::VocoderOnly,
+            (true, Mode::Live) => TurnReset::All,
+        };
+        let end = UnitEnd {
+            terminator,
+            unit_end: self.ids.unit_end,
+            is_listen,
+            end_of_turn: draft.last_is_turn_eos && (!is_listen || speaks_before_listen),
+            ended_by,
+            tokens: draft.tokens,
+            decoded: draft.decoded,
+            text: if is_listen && !speaks_before_listen { String::new() } else { generated.clone() },
+            speech_ids: draft.speech_ids,
+            speech,
+            reset,
+            turn_open: self.turn_open,
+        };
+        self.phase = Phase::Ended(UnitRecord {
+            ids: end.speech_ids.clone(),
+            text: generated,
+            is_listen: is_listen && !speaks_before_listen,
+        });
+        Step::End(Box::new(end))
+    }
+}
+
+#[cfg(test)]
+mod tests;

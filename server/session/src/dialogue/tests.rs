@@ -1,0 +1,318 @@
+//! The unit loop rule by rule on scripted choices. The golden sessions are in tests/replay.rs.
+
+use super::*;
+use crate::config::{DecodeMode, Sampling, Speech, SpeechRules, SpeechSampling, Window, WindowMode};
+
+const LISTEN: u32 = 6;
+const SPEAK: u32 = 7;
+const TTS_BOS: u32 = 8;
+const CHUNK_EOS: u32 = 11;
+const CHUNK_TTS_EOS: u32 = 12;
+const TURN_EOS: u32 = 13;
+const VOCAB: usize = 128;
+
+/// Ids from 32 on are one letter each; lower ones are special.
+struct Letters;
+
+impl TextDecoder for Letters {
+    fn decode(&self, ids: &[u32]) -> String {
+        ids.iter().filter(|&&id| id >= 32).filter_map(|&id| char::from_u32(id)).collect()
+    }
+
+    fn encode(&self, text: &str) -> Vec<u32> {
+        text.chars().map(u32::from).collect()
+    }
+}
+
+fn tokens() -> Tokens {
+    Tokens {
+        vocab: VOCAB,
+        tokens: TokenIds {
+            unit: 0,
+            unit_end: 1,
+            image: 2,
+            image_end: 3,
+            slice: 4,
+            slice_end: 5,
+            listen: LISTEN,
+            speak: SPEAK,
+            tts_bos: TTS_BOS,
+            tts_eos: 9,
+            tts_pad: 10,
+            chunk_eos: CHUNK_EOS,
+            chunk_tts_eos: CHUNK_TTS_EOS,
+            turn_eos: TURN_EOS,
+            audio_start: 14,
+            audio_end: 15,
+            eos: 16,
+        },
+        special_ids: (0..17).collect(),
+        special_texts: Vec::new(),
+        forbidden_ids: vec![10, CHUNK_EOS],
+    }
+}
+
+fn config(mode: Mode) -> SessionConfig {
+    SessionConfig {
+        mode,
+        sampling: Sampling {
+            decode_mode: DecodeMode::Greedy,
+            temperature: 0.7,
+            top_k: 20,
+            top_p: 0.8,
+            listen_prob_scale: 1.0,
+            listen_top_k: None,
+            repetition_penalty: 1.05,
+            repetition_window: 512,
+            length_penalty: 1.1,
+        },
+        window: Window {
+            mode: WindowMode::Off,
+            basic_high_tokens: 4000,
+            basic_low_tokens: 3500,
+            context_previous_max_tokens: 500,
+            context_max_units: 24,
+        },
+        previous_marker: "previous: ".into(),
+        force_listen_count: 0,
+        max_new_speak_tokens: 20,
+        max_chars: 8,
+        speech: Some(Speech {
+            sampling: SpeechSampling {
+                codes: 100,
+                eos: 99,
+                greedy: true,
+                temperature: 0.8,
+                repetition_penalty: 1.05,
+                repetition_window: 16,
+                codes_per_unit: 25,
+                filter: None,
+            },
+            rules: SpeechRules {
+                silence_token: 42,
+                silence_prefix: 3,
+                lookahead: 3,
+                chunk_tokens: 25,
+                flush_tokens: 5,
+                samples_per_code: 960,
+                held_back_samples: 3840,
+            },
+        }),
+        seed: 0,
+    }
+}
+
+struct Run {
+    dialogue: Dialogue,
+    kv_len: usize,
+    fed: Vec<(u32, bool)>,
+}
+
+impl Run {
+    fn new(config: &SessionConfig) -> Self {
+        let mut dialogue = Dialogue::new(config, &tokens()).unwrap();
+        dialogue.prepared(10, vec![14, 15], &Letters);
+        Self { dialogue, kv_len: 12, fed: Vec::new() }
+    }
+
+    fn step(&mut self, choice: Option<u32>) -> Step {
+        let mut logits = vec![0.0; choice.map_or(0, |_| VOCAB)];
+        if let Some(choice) = choice {
+            logits[choice as usize] = 1000.0;
+        }
+        self.dialogue.advance(&logits, &Letters, &mut Scratch::default()).unwrap()
+    }
+
+    /// One unit with these choices; steps beyond them get no logits, so they must not decode.
+    fn unit(&mut self, force: bool, choices: &[u32]) -> UnitEnd {
+        self.dialogue.begin_unit(self.kv_len);
+        self.fed.clear();
+        let mut choices = choices.iter().copied();
+        let mut step = self.dialogue.start(force);
+        let end = loop {
+            match step {
+                Step::End(end) => break *end,
+                Step::Feed { token, speaks } => self.fed.push((token, speaks)),
+                Step::Sample => {}
+            }
+            step = self.step(choices.next());
+        };
+        assert_eq!(choices.next(), None, "the unit ended early");
+        self.finish();
+        end
+    }
+
+    fn finish(&mut self) {
+        self.kv_len += 1 + self.fed.len() + 2;
+        let finalized = self.dialogue.finalize(self.kv_len, &Letters);
+        assert_eq!((finalized.edit, finalized.kv_len), (None, self.kv_len));
+    }
+}
+
+#[test]
+fn the_first_token_speaks_to_nobody() {
+    let mut run = Run::new(&config(Mode::Fidelity));
+    // Even a letter as first token stays out of the text and of the TTS condition.
+    let end = run.unit(false, &[65, 66, 67, CHUNK_TTS_EOS]);
+    assert_eq!(run.fed, [(65, false), (66, true), (67, true)]);
+    assert_eq!((end.text.as_str(), end.speech_ids.as_slice()), ("BC", &[66, 67][..]));
+    assert_eq!(end.tokens, [65, 66, 67, CHUNK_TTS_EOS]);
+    assert_eq!((end.ended_by, end.speech, end.turn_open), (EndedBy::ChunkTtsEos, SpeechOrder::Continue, true));
+}
+
+#[test]
+fn listening_in_an_open_turn_becomes_tts_bos_but_is_remembered_as_listen() {
+    let mut run = Run::new(&config(Mode::Fidelity));
+    run.unit(false, &[SPEAK, 66, CHUNK_EOS]);
+    let end = run.unit(false, &[LISTEN, 67, CHUNK_EOS]);
+    assert_eq!(end.tokens, [TTS_BOS, 67, CHUNK_EOS]);
+    assert_eq!(end.decoded, [LISTEN, 67, CHUNK_EOS]);
+    // chunk_eos came from the raw test, which remembers nothing.
+    assert_eq!(run.dialogue.sampler.history().collect::<Vec<_>>(), [SPEAK, 66, LISTEN, 67]);
+}
+
+#[test]
+fn the_last_step_is_not_decoded() {
+    let mut run = Run::new(&SessionConfig { max_chars: 1000, ..config(Mode::Fidelity) });
+    let choices: Vec<u32> = (40..59).collect();
+    let end = run.unit(false, &choices);
+    assert_eq!((end.ended_by, end.terminator), (EndedBy::MaxTokens, CHUNK_EOS));
+    assert_eq!((end.decoded.len(), end.tokens.len(), end.speech_ids.len()), (19, 20, 18));
+}
+
+#[test]
+fn a_text_too_long_drops_its_last_token_but_remembers_it_and_keeps_the_turn_open() {
+    let mut run = Run::new(&config(Mode::Fidelity));
+    // 7 letters fit, the 8th does not. turn_eos before it has no text; the rejected letter reopens the turn.
+    let end = run.unit(false, &[SPEAK, 65, 66, 67, 68, 69, 70, 71, TURN_EOS, 72]);
+    assert_eq!((end.ended_by, end.terminator, end.text.as_str()), (EndedBy::CharLimit, CHUNK_EOS, "ABCDEFG"));
+    assert_eq!(end.tokens.last_chunk::<2>(), Some(&[TURN_EOS, CHUNK_EOS]));
+    assert_eq!(end.decoded.last(), Some(&72));
+    assert_eq!(run.dialogue.sampler.history().last(), Some(72));
+    // The last FED token was turn_eos: the result ends the turn although the loop holds it open.
+    assert!(end.end_of_turn && end.turn_open);
+    assert_eq!(end.speech, SpeechOrder::EndTurn);
+}
+
+#[test]
+fn words_behind_turn_eos_reopen_the_turn() {
+    let mut run = Run::new(&config(Mode::Fidelity));
+    let end = run.unit(false, &[SPEAK, 65, TURN_EOS, 66, CHUNK_EOS]);
+    assert!(!end.end_of_turn && end.turn_open);
+    let end = run.unit(false, &[LISTEN, TURN_EOS, CHUNK_EOS]);
+    assert!(end.end_of_turn && !end.turn_open);
+    assert_eq!((end.tokens[0], end.speech), (TTS_BOS, SpeechOrder::EndTurn));
+}
+
+#[test]
+fn listening_behind_turn_eos_loses_the_words_in_fidelity_and_speaks_them_in_live_mode() {
+    let choices = [SPEAK, 65, TURN_EOS, LISTEN];
+    let end = Run::new(&config(Mode::Fidelity)).unit(false, &choices);
+    assert!(end.is_listen && !end.end_of_turn && !end.turn_open);
+    assert_eq!((end.text.as_str(), end.speech, end.reset), ("", SpeechOrder::None, TurnReset::None));
+    let end = Run::new(&config(Mode::Live)).unit(false, &choices);
+    assert!(end.is_listen && end.end_of_turn && !end.turn_open);
+    assert_eq!((end.text.as_str(), end.speech), ("A", SpeechOrder::EndTurn));
+    assert_eq!(end.terminator, LISTEN);
+}
+
+#[test]
+fn a_forced_listen_closes_an_open_turn_first() {
+    for (mode, reset) in [(Mode::Fidelity, TurnReset::VocoderOnly), (Mode::Live, TurnReset::All)] {
+        let mut run = Run::new(&config(mode));
+        run.unit(false, &[SPEAK, 65, CHUNK_EOS]);
+        let end = run.unit(true, &[]);
+        assert_eq!(run.fed, [(TURN_EOS, false)]);
+        assert_eq!((end.tokens.as_slice(), end.decoded.len()), (&[TURN_EOS, LISTEN][..], 0));
+        assert_eq!((end.ended_by, end.reset, end.turn_open), (EndedBy::ForcedListen, reset, false));
+        assert!(end.is_listen && !end.end_of_turn && end.speech_ids.is_empty());
+        // Nothing is open any more: the next forced listen feeds nothing and resets nothing.
+        let end = run.unit(true, &[]);
+        assert_eq!((end.tokens.as_slice(), end.reset), (&[LISTEN][..], TurnReset::None));
+    }
+}
+
+#[test]
+fn the_first_units_listen_without_a_decode() {
+    let mut run = Run::new(&SessionConfig { force_listen_count: 2, ..config(Mode::Fidelity) });
+    assert_eq!(run.unit(false, &[]).ended_by, EndedBy::ForcedListen);
+    assert_eq!(run.unit(true, &[]).ended_by, EndedBy::ForcedListen);
+    assert_eq!(run.unit(false, &[LISTEN]).ended_by, EndedBy::Listen);
+}
+
+#[test]
+fn abort_ends_with_chunk_eos_silences_the_unit_and_leaves_the_turn_to_the_forced_listen() {
+    let mut run = Run::new(&config(Mode::Live));
+    run.dialogue.begin_unit(run.kv_len);
+    assert_eq!(run.dialogue.start(false), Step::Sample);
+    for choice in [SPEAK, 65, 66] {
+        let Step::Feed { token, speaks } = run.step(Some(choice)) else { panic!("a word ends nothing") };
+        run.fed.push((token, speaks));
+    }
+    let end = run.dialogue.abort(&Letters);
+    assert_eq!(end.tokens, [SPEAK, 65, 66, CHUNK_EOS]);
+    assert_eq!((end.ended_by, end.speech, end.reset), (EndedBy::Aborted, SpeechOrder::None, TurnReset::All));
+    assert!(end.turn_open && !end.end_of_turn);
+    run.finish();
+    let end = run.unit(true, &[]);
+    assert_eq!(end.tokens, [TURN_EOS, LISTEN]);
+    assert!(!run.dialogue.turn_open());
+}
+
+#[test]
+fn abort_before_the_first_word_listens() {
+    let mut run = Run::new(&config(Mode::Live));
+    run.dialogue.begin_unit(run.kv_len);
+    run.dialogue.start(false);
+    let end = run.dialogue.abort(&Letters);
+    assert_eq!((end.tokens.as_slice(), end.is_listen), (&[LISTEN][..], true));
+    run.finish();
+}
+
+#[test]
+fn a_text_only_session_orders_no_speech() {
+    let mut run = Run::new(&SessionConfig { speech: None, ..config(Mode::Live) });
+    let end = run.unit(false, &[SPEAK, 65, TURN_EOS, CHUNK_EOS]);
+    assert_eq!((end.speech, end.text.as_str(), end.end_of_turn), (SpeechOrder::None, "A", true));
+}
+
+#[test]
+fn bad_settings_are_named() {
+    let error = |change: fn(&mut SessionConfig)| {
+        let mut config = config(Mode::Live);
+        change(&mut config);
+        Dialogue::new(&config, &tokens()).unwrap_err().to_string()
+    };
+    assert_eq!(error(|c| c.sampling.temperature = 0.0), "setting sampling.temperature: 0 is not a positive number");
+    assert!(error(|c| c.sampling.repetition_window = 0).contains("sampling.repetition_window"));
+    assert!(error(|c| c.sampling.top_p = 1.5).contains("sampling.top_p: 1.5"));
+    assert!(error(|c| c.window.basic_low_tokens = 5000).contains("5000 is above basic_high_tokens 4000"));
+    assert!(error(|c| c.max_new_speak_tokens = 1).contains("duplex.max_new_speak_tokens"));
+    let mut tokens = tokens();
+    tokens.tokens.turn_eos = 128;
+    let error = Dialogue::new(&config(Mode::Live), &tokens).unwrap_err().to_string();
+    assert_eq!(error, "setting tokenizer.turn_eos: id 128 is not below the vocabulary size 128");
+}
+
+#[test]
+#[should_panic(expected = "begin_unit before finalize or prepared. This is a bug.")]
+fn a_unit_before_the_last_is_finalized_is_a_bug() {
+    let mut run = Run::new(&SessionConfig { force_listen_count: 1, ..config(Mode::Fidelity) });
+    run.dialogue.begin_unit(run.kv_len);
+    run.dialogue.start(false);
+    run.dialogue.begin_unit(run.kv_len);
+}
+
+#[test]
+#[should_panic(expected = "This is a bug.")]
+fn a_unit_before_the_prompt_is_a_bug() {
+    Dialogue::new(&config(Mode::Fidelity), &tokens()).unwrap().begin_unit(0);
+}
+
+#[test]
+#[should_panic(expected = "This is a bug.")]
+fn choosing_before_the_prefill_is_a_bug() {
+    let mut run = Run::new(&config(Mode::Fidelity));
+    run.dialogue.begin_unit(run.kv_len);
+    run.step(Some(LISTEN));
+}

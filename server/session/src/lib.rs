@@ -1,0 +1,36 @@
+//! The duplex rules of MiniCPM-o as pure state machines: numbers in, decisions out.
+//!
+//! Owns every rule of the reference's `StreamDecoder` (`utils.py`) and `DuplexCapability`
+//! (`modeling_minicpmo_unified.py`) that is not a tensor operation, and the session core that a transport drives.
+//! Must not: run a graph, hold a clock, a thread or a socket, or know ONNX Runtime and tokio.
+//!
+//! Who drives what:
+//! - the LLM thread drives one [`Dialogue`] per session, token by token;
+//! - the speech thread drives one [`SpeechTurn`] and one [`CodeSampler`] per session;
+//! - the transport drives one [`DuplexSession`] per session, which says what the engine shall do next.
+#![forbid(unsafe_code)]
+
+mod candidates;
+pub mod code_sampler;
+pub mod config;
+pub mod core;
+pub mod dialogue;
+pub mod sampler;
+pub mod speech;
+pub mod tokens;
+pub mod window;
+
+pub use code_sampler::{CodeSampler, CodeStep};
+pub use config::{
+    CodeFilter, ConfigError, DecodeMode, Duplex, Mode, Sampling, SessionConfig, Speech, SpeechRules, SpeechSampling,
+    Window, WindowMode,
+};
+pub use core::{
+    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, Frame, Input, Output, PreparedReport, SpeechReport,
+    SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
+};
+pub use dialogue::{Dialogue, EndedBy, Finalized, SpeechOrder, Step, TurnReset, UnitEnd};
+pub use sampler::{SampleError, Scratch, TextSampler};
+pub use speech::{ChunkEnd, CodePlan, PlanRequest, SpeechError, SpeechTurn, VocoderCall};
+pub use tokens::{TextDecoder, TokenIds, Tokens};
+pub use window::{CacheEdit, UnitWindow, WindowState};

@@ -1,0 +1,267 @@
+//! The speaking side of one session's turn: what the TTS may generate and how its codes become token2wav calls
+//! (modeling_minicpmo_unified.py:5184-5245, 5448-5536).
+//!
+//! Owns the code buffer and the place in the TTS cache. Must not choose codes ([`crate::CodeSampler`]) or run a graph.
+
+use crate::config::{Mode, Speech, SpeechRules};
+use crate::dialogue::TurnReset;
+
+/// New codes that start a call in live mode: the first and the second call of a turn; later ones are full.
+/// The first counts the look-ahead, so that a reply begins after half a unit's codes and not after all of them.
+const LIVE_FIRST_CODES: usize = 12;
+const LIVE_SECOND_CODES: usize = 15;
+
+/// The TTS cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SpeechError {
+    /// Condition and codes do not fit.
+    #[error(
+        "the turn is too long for the TTS cache: {cache_len} rows used, {condition_len} condition rows and \
+         {codes} codes to come, capacity {capacity}; end the turn or export with a larger tts.kv_capacity"
+    )]
+    ContextFull {
+        /// Rows in the cache.
+        cache_len: usize,
+        /// Rows of the unit's condition.
+        condition_len: usize,
+        /// Most codes of the unit.
+        codes: usize,
+        /// Rows of the cache.
+        capacity: usize,
+    },
+}
+
+/// The unit that shall be spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanRequest {
+    /// Rows of the TTS condition, audio_bos included: at least 1.
+    pub condition_len: usize,
+    /// The unit ends the turn.
+    pub end_of_turn: bool,
+    /// Rows in the session's TTS cache.
+    pub cache_len: usize,
+    /// Rows that fit.
+    pub cache_capacity: usize,
+}
+
+/// How one chunk of codes is generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodePlan {
+    /// Steps in which the eos may not be chosen.
+    pub min_new: usize,
+    /// Steps; the last one is never returned, so at most `max_new - 1` codes come out.
+    pub max_new: usize,
+    /// Position of the condition's first row: the cache length, 0 after a restart.
+    pub text_start_pos: usize,
+    /// Clear the TTS cache first: the turn was too long for it (live mode only). The voice loses the intonation of the
+    /// turn so far, once in about two minutes of speech.
+    pub restart: bool,
+}
+
+/// One call of token2wav.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VocoderCall {
+    /// Codes, the look-ahead of a non-last call included.
+    pub tokens: Vec<u32>,
+    /// The turn's last call: no look-ahead, nothing held back.
+    pub last: bool,
+    /// Output samples to drop from the front: in live mode the silence at the start of a turn.
+    pub skip_samples: usize,
+}
+
+/// What is left to do when a unit's codes are complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkEnd {
+    /// Calls still to make, in order.
+    pub calls: Vec<VocoderCall>,
+    /// The unit's audio is filled up to one second with zeros in FRONT if it is shorter, also when no call was made
+    /// (fidelity mode, modeling_minicpmo_unified.py:5519-5524 and 4940).
+    pub left_pad: bool,
+    /// After the calls: clear the TTS cache and start token2wav anew from the voice.
+    pub reset: TurnReset,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Chunk { condition_len: usize, codes: usize, end_of_turn: bool },
+}
+
+/// The speaking side of one session.
+#[derive(Debug)]
+pub struct SpeechTurn {
+    mode: Mode,
+    rules: SpeechRules,
+    codes_per_unit: usize,
+    /// Codes not yet turned into audio: the silence in front of a turn, what a call left as look-ahead, new ones.
+    buffer: Vec<u32>,
+    /// Rows of the turn in the TTS cache.
+    text_start_pos: usize,
+    calls_in_turn: usize,
+    codes_in_turn: usize,
+    /// Samples of the turn's start that nobody shall hear and that no call has covered yet.
+    unheard_samples: usize,
+    phase: Phase,
+}
+
+impl SpeechTurn {
+    /// A session that has not spoken yet. `speech` is validated by the caller.
+    pub fn new(mode: Mode, speech: &Speech) -> Self {
+        let rules = speech.rules.clone();
+        let mut turn = Self {
+            mode,
+            codes_per_unit: speech.sampling.codes_per_unit,
+            buffer: Vec::with_capacity(2 * (rules.chunk_tokens + rules.lookahead)),
+            rules,
+            text_start_pos: 0,
+            calls_in_turn: 0,
+            codes_in_turn: 0,
+            unheard_samples: 0,
+            phase: Phase::Idle,
+        };
+        turn.reset_vocoder();
+        turn
+    }
+
+    /// Plans the codes of a unit (modeling_minicpmo_unified.py:5191-5199).
+    ///
+    /// # Errors
+    /// [`SpeechError::ContextFull`]; live mode only reports it when the unit does not fit an empty cache.
+    pub fn plan(&mut self, request: PlanRequest) -> Result<CodePlan, SpeechError> {
+        let PlanRequest { condition_len, end_of_turn, cache_len, cache_capacity } = request;
+        assert!(matches!(self.phase, Phase::Idle), "the last unit's codes are not finished. This is a bug.");
+        assert!(condition_len > 0, "a TTS condition holds audio_bos at least. This is a bug.");
+        assert_eq!(cache_len, self.text_start_pos, "the TTS cache is not where the turn is. This is a bug.");
+        let rows = condition_len + self.codes_per_unit;
+        let restart = cache_len + rows > cache_capacity;
+        if restart && (self.mode == Mode::Fidelity || rows > cache_capacity) {
+            return Err(SpeechError::ContextFull {
+                cache_len,
+                condition_len,
+                codes: self.codes_per_unit,
+                capacity: cache_capacity,
+            });
+        }
+        if restart {
+            self.text_start_pos = 0;
+        }
+        let max_new = self.codes_per_unit + 1;
+        let may_end_early = end_of_turn || self.text_start_pos == 0;
+        self.phase = Phase::Chunk { condition_len, codes: 0, end_of_turn };
+        Ok(CodePlan {
+            min_new: if may_end_early { 0 } else { max_new },
+            max_new,
+            text_start_pos: self.text_start_pos,
+            restart,
+        })
+    }
+
+    /// Takes new codes of the planned unit, all at once or as they come. Live mode may ask for a call at once;
+    /// fidelity mode waits for [`Self::finish`].
+    pub fn push(&mut self, new_codes: &[u32]) -> Vec<VocoderCall> {
+        let Phase::Chunk { codes, .. } = &mut self.phase else {
+            panic!("codes without a plan. This is a bug.");
+        };
+        *codes += new_codes.len();
+        assert!(*codes <= self.codes_per_unit, "more codes than planned. This is a bug.");
+        self.codes_in_turn += new_codes.len();
+        self.buffer.extend_from_slice(new_codes);
+        let mut calls = Vec::new();
+        if self.mode == Mode::Live {
+            while self.buffer.len() >= self.live_threshold() {
+                calls.push(self.call(self.live_threshold()));
+            }
+        }
+        calls
+    }
+
+    /// The unit's codes are complete: empties the buffer as far as the reference does.
+    pub fn finish(&mut self) -> ChunkEnd {
+        let Phase::Chunk { condition_len, codes, end_of_turn } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            panic!("finish without a plan. This is a bug.");
+        };
+        self.text_start_pos += condition_len + codes;
+        let mut calls = Vec::new();
+        while self.buffer.len() >= self.rules.lookahead + self.rules.flush_tokens {
+            calls.push(self.call(self.buffer.len().min(self.rules.chunk_tokens + self.rules.lookahead)));
+        }
+        if !end_of_turn {
+            return ChunkEnd { calls, left_pad: self.mode == Mode::Fidelity, reset: TurnReset::None };
+        }
+        // The reference plays the silence of a turn without a single code; a listener need not wait for it.
+        if !self.buffer.is_empty() && (self.mode == Mode::Fidelity || self.codes_in_turn > 0) {
+            calls.push(self.last_call());
+        }
+        self.reset(TurnReset::All);
+        ChunkEnd { calls, left_pad: false, reset: TurnReset::All }
+    }
+
+    /// Forgets turn state; a unit in progress is given up. The caller does the same to its caches.
+    pub fn reset(&mut self, reset: TurnReset) {
+        match reset {
+            TurnReset::None => return,
+            // The TTS cache stays, so it must not hold half a unit.
+            TurnReset::VocoderOnly => {
+                assert!(matches!(self.phase, Phase::Idle), "partial reset inside a unit. This is a bug.");
+            }
+            TurnReset::All => self.text_start_pos = 0,
+        }
+        self.phase = Phase::Idle;
+        self.reset_vocoder();
+    }
+
+    /// Codes waiting for look-ahead or for the turn's end.
+    pub fn buffer(&self) -> &[u32] {
+        &self.buffer
+    }
+
+    /// Rows of the turn in the TTS cache.
+    pub fn text_start_pos(&self) -> usize {
+        self.text_start_pos
+    }
+
+    fn reset_vocoder(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(self.rules.silence_prefix, self.rules.silence_token);
+        self.calls_in_turn = 0;
+        self.codes_in_turn = 0;
+        self.unheard_samples = match self.mode {
+            Mode::Fidelity => 0,
+            Mode::Live => self.rules.silence_prefix * self.rules.samples_per_code,
+        };
+    }
+
+    /// Codes that the buffer must hold for the next early call.
+    fn live_threshold(&self) -> usize {
+        let SpeechRules { silence_prefix, lookahead, chunk_tokens, .. } = self.rules;
+        let full = chunk_tokens + lookahead;
+        match self.calls_in_turn {
+            0 => (silence_prefix + LIVE_FIRST_CODES).max(lookahead + 1).min(full),
+            1 => (LIVE_SECOND_CODES + lookahead).min(full),
+            _ => full,
+        }
+    }
+
+    /// A call over the first `take` codes, the last `lookahead` of which stay.
+    fn call(&mut self, take: usize) -> VocoderCall {
+        let tokens = self.buffer[..take].to_vec();
+        let spoken = take - self.rules.lookahead;
+        self.buffer.drain(..spoken);
+        let held_back = if self.calls_in_turn == 0 { self.rules.held_back_samples } else { 0 };
+        self.calls_in_turn += 1;
+        let given = (spoken * self.rules.samples_per_code).saturating_sub(held_back);
+        let skip_samples = self.unheard_samples.min(given);
+        self.unheard_samples -= skip_samples;
+        VocoderCall { tokens, last: false, skip_samples }
+    }
+
+    fn last_call(&mut self) -> VocoderCall {
+        let tokens = std::mem::take(&mut self.buffer);
+        // A last call gives at least its codes' samples, and all that the calls before held back.
+        let skip_samples = std::mem::take(&mut self.unheard_samples);
+        VocoderCall { tokens, last: true, skip_samples }
+    }
+}
+
+#[cfg(test)]
+mod tests;

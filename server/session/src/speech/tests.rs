@@ -1,0 +1,207 @@
+//! Plans, call boundaries and what is heard of a turn's start, in both modes. The golden sessions are in tests/replay.rs.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::SpeechSampling;
+
+const LOOKAHEAD: usize = 3;
+const HELD_BACK: usize = 3840;
+const PER_CODE: usize = 960;
+
+fn turn(mode: Mode) -> SpeechTurn {
+    SpeechTurn::new(
+        mode,
+        &Speech {
+            sampling: SpeechSampling {
+                codes: 6562,
+                eos: 6561,
+                greedy: true,
+                temperature: 0.8,
+                repetition_penalty: 1.05,
+                repetition_window: 16,
+                codes_per_unit: 25,
+                filter: None,
+            },
+            rules: SpeechRules {
+                silence_token: 4218,
+                silence_prefix: 3,
+                lookahead: LOOKAHEAD,
+                chunk_tokens: 25,
+                flush_tokens: 5,
+                samples_per_code: PER_CODE,
+                held_back_samples: HELD_BACK,
+            },
+        },
+    )
+}
+
+fn request(cache_len: usize, end_of_turn: bool) -> PlanRequest {
+    PlanRequest { condition_len: 5, end_of_turn, cache_len, cache_capacity: 100 }
+}
+
+fn unit(turn: &mut SpeechTurn, codes: &[u32], end_of_turn: bool) -> (Vec<VocoderCall>, ChunkEnd) {
+    let at = turn.text_start_pos();
+    turn.plan(PlanRequest { condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap();
+    let early = turn.push(codes);
+    (early, turn.finish())
+}
+
+fn codes(range: std::ops::Range<u32>) -> Vec<u32> {
+    range.collect()
+}
+
+#[test]
+fn early_end_is_allowed_at_the_start_and_at_the_end_of_a_turn() {
+    let mut turn = turn(Mode::Fidelity);
+    let plan = turn.plan(request(0, false)).unwrap();
+    assert_eq!((plan.min_new, plan.max_new, plan.text_start_pos), (0, 26, 0));
+    turn.push(&codes(0..10));
+    turn.finish();
+    assert_eq!(turn.plan(request(15, false)).unwrap().min_new, 26);
+    turn.finish();
+    assert_eq!(turn.plan(request(20, true)).unwrap().min_new, 0);
+    assert_eq!(turn.finish().reset, TurnReset::All);
+    assert_eq!(turn.text_start_pos(), 0);
+}
+
+#[test]
+fn a_full_tts_cache_is_an_error_in_fidelity_and_a_restart_in_live_mode() {
+    let fill = |mode| {
+        let mut turn = turn(mode);
+        for at in [0, 30, 60] {
+            assert!(!turn.plan(request(at, false)).unwrap().restart);
+            turn.push(&codes(0..25));
+            turn.finish();
+        }
+        turn
+    };
+    let error = fill(Mode::Fidelity).plan(request(90, false)).unwrap_err();
+    assert_eq!(error, SpeechError::ContextFull { cache_len: 90, condition_len: 5, codes: 25, capacity: 100 });
+    assert!(error.to_string().contains("90 rows used"), "{error}");
+
+    let mut live = fill(Mode::Live);
+    let buffered = live.buffer().to_vec();
+    let plan = live.plan(request(90, false)).unwrap();
+    assert!(plan.restart && plan.text_start_pos == 0 && plan.min_new == 0);
+    assert_eq!(live.buffer(), buffered, "the vocoder goes on");
+    live.push(&codes(0..25));
+    live.finish();
+    assert_eq!(live.text_start_pos(), 30);
+
+    let too_long = PlanRequest { condition_len: 90, ..request(30, false) };
+    assert!(matches!(live.plan(too_long), Err(SpeechError::ContextFull { .. })));
+}
+
+#[test]
+fn a_partial_reset_keeps_the_tts_position_and_refills_the_silence() {
+    let mut turn = turn(Mode::Fidelity);
+    unit(&mut turn, &codes(0..25), false);
+    turn.reset(TurnReset::VocoderOnly);
+    assert_eq!((turn.text_start_pos(), turn.buffer()), (30, &[4218; 3][..]));
+    assert_eq!(turn.plan(PlanRequest { cache_capacity: 4096, ..request(30, false) }).unwrap().min_new, 26);
+    turn.reset(TurnReset::All);
+    assert_eq!(turn.text_start_pos(), 0);
+}
+
+#[test]
+fn live_speech_starts_at_twelve_codes_then_fifteen_then_full() {
+    let mut turn = turn(Mode::Live);
+    turn.plan(PlanRequest { cache_capacity: 4096, ..request(0, false) }).unwrap();
+    let mut sizes = Vec::new();
+    for code in 0..25 {
+        for call in turn.push(&[code]) {
+            sizes.push((code, call.tokens.len(), call.skip_samples));
+        }
+    }
+    // 3 silence codes and 12 new ones; 12 of them become audio, of which the silence is skipped.
+    assert_eq!(sizes, [(11, 15, 3 * PER_CODE)]);
+    let end = turn.finish();
+    assert_eq!(end.calls, [VocoderCall { tokens: codes(9..25), last: false, skip_samples: 0 }]);
+    assert!(!end.left_pad);
+
+    // The look-ahead of the unit before and 25 new codes make one full call.
+    turn.plan(PlanRequest { cache_capacity: 4096, ..request(30, false) }).unwrap();
+    let calls: Vec<_> = (100..125).flat_map(|code| turn.push(&[code])).collect();
+    assert_eq!(
+        calls,
+        [VocoderCall { tokens: [codes(22..25), codes(100..125)].concat(), last: false, skip_samples: 0 }]
+    );
+    assert_eq!(turn.finish().calls, []);
+}
+
+#[test]
+fn a_short_live_reply_skips_across_calls_and_hears_every_code() {
+    let mut turn = turn(Mode::Live);
+    // 3 silence + 5 codes: one call over 5 codes (4800 samples), all of it pad and silence; the rest comes last.
+    let (early, end) = unit(&mut turn, &codes(0..5), true);
+    assert_eq!(early, []);
+    assert_eq!(
+        end.calls.iter().map(|call| (call.last, call.skip_samples)).collect::<Vec<_>>(),
+        [(false, 4800), (true, 1920)]
+    );
+    // Heard: 4800 + (2 * 3 + 8) * 480 samples made, minus the skipped ones, are the five codes.
+    assert_eq!(4800 + 6720 - 4800 - 1920, 5 * PER_CODE);
+    // Too short for a first call: no pad is made, only the silence is skipped.
+    let (_, end) = unit(&mut turn, &[7, 8], true);
+    assert_eq!(
+        end.calls,
+        [VocoderCall { tokens: vec![4218, 4218, 4218, 7, 8], last: true, skip_samples: 3 * PER_CODE }]
+    );
+}
+
+#[test]
+fn a_wordless_turn_is_silence_in_fidelity_and_nothing_in_live_mode() {
+    let (_, end) = unit(&mut turn(Mode::Fidelity), &[], true);
+    assert_eq!(end.calls, [VocoderCall { tokens: vec![4218; 3], last: true, skip_samples: 0 }]);
+    let (_, end) = unit(&mut turn(Mode::Live), &[], true);
+    assert_eq!((end.calls.len(), end.reset), (0, TurnReset::All));
+}
+
+#[test]
+#[should_panic(expected = "This is a bug.")]
+fn a_tts_cache_out_of_step_is_a_bug() {
+    let _ = turn(Mode::Live).plan(request(7, false));
+}
+
+proptest! {
+    /// Every code of a turn becomes audio exactly once and in order, no call is larger than a chunk and its look-ahead
+    /// or smaller than one code, only the turn's end is a last call, and the skipped samples are the turn's start.
+    #[test]
+    fn a_turn_is_covered_once(units in prop::collection::vec((0u32..26, 1usize..26), 1..8), live: bool) {
+        let mode = if live { Mode::Live } else { Mode::Fidelity };
+        let mut turn = turn(mode);
+        let mut expected = vec![4218; 3];
+        let mut spoken: Vec<u32> = Vec::new();
+        let (mut skipped, mut made) = (0, 0);
+        let mut next = 0;
+        let count = units.len();
+        for (index, (amount, piece)) in units.into_iter().enumerate() {
+            let end_of_turn = index + 1 == count;
+            let at = turn.text_start_pos();
+            turn.plan(PlanRequest { condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap();
+            let new = codes(next..next + amount);
+            next += amount;
+            expected.extend(&new);
+            let mut calls: Vec<VocoderCall> = new.chunks(piece).flat_map(|piece| turn.push(piece)).collect();
+            calls.extend(turn.finish().calls);
+            for call in calls {
+                let covered = if call.last { call.tokens.len() } else { call.tokens.len() - LOOKAHEAD };
+                prop_assert!(covered >= 1 && call.tokens.len() <= 25 + LOOKAHEAD);
+                prop_assert!(!call.last || end_of_turn);
+                spoken.extend(&call.tokens[..covered]);
+                made += 1;
+                skipped += call.skip_samples;
+            }
+        }
+        let wordless = next == 0;
+        if live && wordless {
+            prop_assert_eq!(made, 0);
+        } else {
+            prop_assert_eq!(spoken, expected);
+            let start = if live { 3 * PER_CODE } else { 0 };
+            prop_assert_eq!(skipped, start);
+        }
+        prop_assert_eq!(turn.buffer(), &[4218u32; 3][..]);
+    }
+}

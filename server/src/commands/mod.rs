@@ -1,0 +1,39 @@
+//! One module per subcommand, and what several of them do alike.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use duologue_audio::{Pcm, resample, wav};
+use duologue_model::{Bundle, Manifest};
+
+pub mod check;
+pub mod doctor;
+pub mod replay;
+pub mod talk;
+
+/// Shortest reference voice: below it there is nothing to take a voice from.
+const MIN_VOICE_S: f64 = 0.5;
+
+/// The reference voice at the model's rate: the given wav, or the bundle's first one. None when the bundle neither hears nor speaks.
+fn reference_voice(bundle: &Bundle, wav: Option<&Path>) -> Result<Option<Arc<Pcm>>> {
+    let manifest = bundle.manifest();
+    if wav.is_none() && manifest.tts.is_none() && manifest.apm.is_none() {
+        return Ok(None);
+    }
+    let path = match wav {
+        Some(path) => path.to_path_buf(),
+        None => bundle.voice(None)?,
+    };
+    let limits = wav::Limits { min_seconds: MIN_VOICE_S, max_seconds: longest_voice_s(manifest) };
+    let pcm = wav::read_mono(&path, limits).context("reference audio")?;
+    Ok(Some(Arc::new(resample::to_rate(&pcm, manifest.duplex.sample_rate_hz))))
+}
+
+/// The prompt, one full chunk and the kept tail must fit into the frames that the vocoder is built for.
+fn longest_voice_s(manifest: &Manifest) -> f64 {
+    let (Some(token2wav), Some(flow)) = (&manifest.token2wav, &manifest.flow) else { return 30.0 };
+    let chunk_frames = flow.up * (token2wav.chunk_tokens + token2wav.lookahead);
+    let frames = token2wav.max_frames.saturating_sub(token2wav.trim_tail_frames + chunk_frames);
+    frames as f64 / (flow.up as f64 * f64::from(token2wav.token_rate_hz))
+}

@@ -1,0 +1,54 @@
+//! Options that every command which runs graphs shares, and what they start.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use duologue_model::{Bundle, DeviceChoice, Runtime, RuntimeOptions};
+
+/// Where and how graphs run.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// Bundle folder made by `duologue-export`
+    #[arg(long, env = "DUOLOGUE_BUNDLE", value_name = "DIR")]
+    pub bundle: PathBuf,
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+}
+
+/// How ONNX Runtime is found and used.
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    /// cpu, cuda, cuda:N, or auto (cuda if it works, else cpu; the choice is printed)
+    #[arg(long, env = "DUOLOGUE_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Threads of each graph on the CPU [default: 1]
+    #[arg(long, env = "DUOLOGUE_THREADS", default_value_t = 1, value_name = "N")]
+    pub threads: usize,
+    /// libonnxruntime to load [default: searched, see `duologue doctor`]
+    #[arg(long, env = "DUOLOGUE_ORT", value_name = "FILE")]
+    pub ort: Option<PathBuf>,
+}
+
+/// Keeps ONNX Runtime from collecting telemetry. Must run before any thread exists.
+#[allow(unsafe_code)]
+pub fn silence_telemetry() {
+    // SAFETY: `main` calls this first, so no other thread reads the environment.
+    unsafe { std::env::set_var(duologue_model::runtime::TELEMETRY_VARIABLE, "1") };
+}
+
+impl RuntimeArgs {
+    /// Loads ONNX Runtime.
+    pub fn load(&self) -> Result<Runtime> {
+        let options = RuntimeOptions { library: self.ort.clone(), device: self.device, threads: self.threads };
+        Runtime::load(&options).context("ONNX Runtime")
+    }
+}
+
+impl HostArgs {
+    /// Opens the bundle and loads ONNX Runtime.
+    pub fn open(&self) -> Result<(Runtime, Bundle)> {
+        let bundle = Bundle::open(&self.bundle)?;
+        Ok((self.runtime.load()?, bundle))
+    }
+}
