@@ -1,0 +1,53 @@
+//! Sessions run in this process, several at a time.
+
+use std::sync::Arc;
+
+use duologue_audio::wav;
+use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareWork, session_defaults};
+use duologue_model::{Bundle, DeviceChoice, Runtime, RuntimeOptions};
+use duologue_session::{DecodeMode, Mode, SessionConfig, TextDecoder};
+
+use crate::{bundle, golden};
+
+/// An engine on the golden bundle.
+pub fn engine(slots: usize) -> Engine {
+    let runtime = Runtime::load(&RuntimeOptions { library: None, device: DeviceChoice::Cpu, threads: 1 }).unwrap();
+    let bundle = Bundle::open(&bundle()).unwrap();
+    Engine::start(&runtime, &bundle, EngineOptions { slots, start_noise: None }).unwrap()
+}
+
+/// The golden user audio as whole chunks, rotated by `offset` chunks and repeated for `units` units.
+pub fn user_audio(offset: usize, units: usize) -> Vec<Vec<f32>> {
+    let limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
+    let pcm = wav::read_mono(&golden().join("inputs/public_input.wav"), limits).unwrap();
+    let chunk = pcm.rate_hz as usize;
+    let whole: Vec<&[f32]> = pcm.samples.chunks_exact(chunk).collect();
+    (0..units).map(|unit| whole[(unit + offset) % whole.len()].to_vec()).collect()
+}
+
+/// The bundle's settings, with every choice greedy.
+pub fn greedy(engine: &Engine, mode: Mode) -> SessionConfig {
+    let mut config = session_defaults(engine.bundle().manifest(), mode, 1);
+    config.sampling.decode_mode = DecodeMode::Greedy;
+    config.speech.as_mut().expect("the golden bundle speaks").sampling.greedy = true;
+    config
+}
+
+/// Opens and prepares a session with the golden reference voice.
+pub fn begin(engine: &Engine, config: &SessionConfig) -> Conversation {
+    let limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
+    let voice = Arc::new(wav::read_mono(&golden().join("inputs/ref_public.wav"), limits).unwrap());
+    let prompt = &engine.bundle().manifest().prompt;
+    let encode = |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", &prompt.default_system_prompt));
+    let options = OpenOptions {
+        prompt: PrepareWork {
+            prefix: encode(&prompt.prefix),
+            suffix: encode(&prompt.suffix),
+            reference: Some(voice.clone()),
+            voice: Some(voice),
+        },
+        source_noise: false,
+        record_window: true,
+    };
+    Conversation::begin(engine, config, options).unwrap()
+}
