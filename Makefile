@@ -25,7 +25,7 @@ setup: ## install the system packages that are missing (C compiler)
 $(VENV)/.installed: models/pyproject.toml models/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r models/requirements.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e models
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e models
 	touch $@
 
 exporter: $(VENV)/.installed ## Python environment with duologue-export (PyTorch, about 7 GB on disk)

@@ -43,7 +43,7 @@ class Checkpoint:
                 f"{path}: missing. --checkpoint must name the folder that holds config.json and the weights."
             )
         try:
-            self.config = json.loads(path.read_text())
+            self.config = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ExportError(f"{path}: not valid JSON ({error}).") from error
         if self.config.get("model_type") != "minicpmo":
@@ -73,6 +73,11 @@ class Checkpoint:
         return bool(self.config.get("init_tts", True))
 
     @property
+    def drops_vision_layer(self) -> bool:
+        """config.json `drop_vision_last_layer`: the tower's last layer is not part of the model."""
+        return bool(self.config.get("drop_vision_last_layer", True))
+
+    @property
     def token2wav(self) -> Path:
         """Folder of the vocoder files."""
         return self.folder / "assets" / "token2wav"
@@ -98,7 +103,7 @@ class Checkpoint:
     def json(self, name: str) -> dict:
         """A JSON file of the checkpoint folder."""
         try:
-            return json.loads(self.file(name).read_text())
+            return json.loads(self.file(name).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ExportError(f"{self.folder / name}: not valid JSON ({error}).") from error
 
@@ -130,7 +135,7 @@ class Checkpoint:
         if not path.is_file():
             raise ExportError(f"{path}: missing.")
         try:
-            return yaml.load(path.read_text(), Loader=_FlowLoader)["flow"]
+            return yaml.load(path.read_text(encoding="utf-8"), Loader=_FlowLoader)["flow"]
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise ExportError(f"{path}: not a flow configuration ({error}).") from error
 

@@ -181,7 +181,7 @@ def _run_step(step: Step, partial: Path, identity: str) -> dict:
     """Runs a step or takes over its stamp; returns the stamp: `identity`, `files` (name -> bytes) and `fragment`."""
     stamp = partial / _STAMPS / f"{step.name}.json"
     if stamp.exists():
-        saved = json.loads(stamp.read_text())
+        saved = json.loads(stamp.read_text(encoding="utf-8"))
         same = saved["identity"] == identity
         if same and all(
             (partial / f).exists() and (partial / f).stat().st_size == n for f, n in saved["files"].items()
@@ -214,7 +214,7 @@ def _mtimes(partial: Path) -> dict[str, tuple[int, int]]:
 
 
 def _publish(partial: Path, out: Path) -> None:
-    wanted = set(json.loads((partial / "manifest.json").read_text())["files"]) | {"manifest.json"}
+    wanted = set(json.loads((partial / "manifest.json").read_text(encoding="utf-8"))["files"]) | {"manifest.json"}
     shutil.rmtree(partial / _STAMPS)
     assert {name for name in _mtimes(partial)} == wanted, (
         "the manifest does not list exactly the written files. This is a bug."

@@ -16,7 +16,7 @@ class Peak:
 
 
 def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise AssertionError(f"/proc/self/status has no {field}. This is a bug.")

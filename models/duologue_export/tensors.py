@@ -12,6 +12,24 @@ from duologue_export.errors import ExportError
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 
 
+# (gain, direction) in the two spellings of torch's weight normalisation.
+_WEIGHT_NORM = (
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ("weight_g", "weight_v"),
+)
+
+
+class State(dict):
+    """Tensors by name; a name that is not there raises an `ExportError` that says which file lacks it."""
+
+    def __init__(self, source: "TensorSource", prefix: str, tensors: dict[str, torch.Tensor]):
+        super().__init__(tensors)
+        self._source, self._prefix = source, prefix
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise self._source.missing(f"{self._prefix}{name}")
+
+
 class TensorSource:
     """Read access to named tensors. Subclasses provide `_shapes`, `_read` and `label`."""
 
@@ -25,11 +43,41 @@ class TensorSource:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor without reading it. Raises `ExportError` when it is missing."""
         if name not in self._shapes:
-            raise ExportError(
-                f"{self.label}: tensor '{name}' is missing ({len(self._shapes)} tensors present). "
-                "The checkpoint is incomplete or of another model version; download it again."
-            )
+            raise self.missing(name)
         return self._shapes[name]
+
+    def missing(self, name: str) -> ExportError:
+        """What to raise for a tensor that is not there."""
+        return ExportError(
+            f"{self.label}: tensor '{name}' is missing ({len(self._shapes)} tensors present). "
+            "The checkpoint is incomplete or of another model version; download it again."
+        )
+
+    def wrong_shape(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> ExportError:
+        """What to raise for a tensor of another shape than expected."""
+        return ExportError(
+            f"{self.label}: tensor '{name}' has shape {list(found)}, expected {list(expected)} "
+            "from the configuration. The weights and the configuration file do not belong together."
+        )
+
+    def folded_shapes(self) -> dict[str, tuple[int, ...]]:
+        """name -> shape of all tensors as they are after folding weight normalisation: `x.weight` in every spelling.
+
+        Raises `ExportError` when the direction of a normalised weight is there but its gain is missing or misshapen.
+        """
+        shapes = {}
+        for name, shape in self._shapes.items():
+            for gain, direction in _WEIGHT_NORM:
+                if name.endswith(f".{direction}"):
+                    stem = name.removesuffix(direction)
+                    self.require(f"{stem}{gain}", (shape[0],) + (1,) * (len(shape) - 1))
+                    shapes[f"{stem}weight"] = shape
+                    break
+                if name.endswith(f".{gain}"):
+                    break
+            else:
+                shapes[name] = shape
+        return shapes
 
     def tensor(
         self, name: str, shape: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float32
@@ -45,21 +93,19 @@ class TensorSource:
         """Raises `ExportError` unless the tensor exists in this shape; reads nothing."""
         found = self.shape(name)
         if found != tuple(shape):
-            raise ExportError(
-                f"{self.label}: tensor '{name}' has shape {list(found)}, expected {list(shape)} "
-                "from the configuration. The weights and the configuration file do not belong together."
-            )
+            raise self.wrong_shape(name, found, tuple(shape))
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of a tensor as float32; the rest is not read where the file format allows it."""
         return self.tensor(name)[start:stop]
 
     def state(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """All tensors below `prefix` as float32, with the prefix removed: ready for `load_state_dict`."""
+        """All tensors below `prefix` as float32, with the prefix removed. Asking the result for a name that is not
+        there raises `ExportError`, too."""
         names = self.names(prefix)
         if not names:
             raise ExportError(f"{self.label}: no tensor starts with '{prefix}'. The checkpoint is incomplete.")
-        return {name[len(prefix) :]: self.tensor(name) for name in names}
+        return State(self, prefix, {name[len(prefix) :]: self.tensor(name) for name in names})
 
     def weight(self, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
         """`name`.weight with weight normalisation folded in: W = g * v / |v| over all axes but the first.
@@ -67,10 +113,7 @@ class TensorSource:
         Accepts the three spellings found in checkpoints: plain `weight`, `parametrizations.weight.original0/1`, and
         the older `weight_g` / `weight_v`.
         """
-        for gain, direction in (
-            ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-            ("weight_g", "weight_v"),
-        ):
+        for gain, direction in _WEIGHT_NORM:
             if f"{name}.{direction}" in self._shapes:
                 v = self.tensor(f"{name}.{direction}", shape)
                 g = self.tensor(f"{name}.{gain}", (v.shape[0],) + (1,) * (v.dim() - 1))
@@ -92,8 +135,14 @@ class SafetensorsSource(TensorSource):
         self._shapes = {}
         if index.exists():
             self.label = str(index)
-            expected = json.loads(index.read_text())["weight_map"]
-            for file in sorted(set(expected.values())):
+            try:
+                expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                files = sorted(set(expected.values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ExportError(
+                    f"{index}: no list of tensors and shards ({type(error).__name__}: {error}). Download it again."
+                ) from error
+            for file in files:
                 self._open(folder / file)
             for name, file in expected.items():
                 if name not in self._shapes:
@@ -161,6 +210,8 @@ class TorchSource(TensorSource):
             raise ExportError(f"{path}: missing.") from error
         except Exception as error:
             raise ExportError(f"{path}: cannot be read as a torch state dict ({error}).") from error
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise ExportError(f"{path}: holds something else than named tensors; a plain state dict is expected.")
         self._state = {name.removeprefix(strip): value for name, value in state.items()}
         self._shapes = {name: tuple(value.shape) for name, value in self._state.items()}
 

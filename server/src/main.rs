@@ -35,7 +35,7 @@ enum Command {
 
 fn main() -> ExitCode {
     host::silence_telemetry();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match Cli::parse().command {
         Command::Talk(args) => commands::talk::run(&args),

@@ -27,7 +27,7 @@ impl Place {
 
     fn talk(&self, bundle: &Path, extra: &[&str]) -> String {
         let reply = self.dir.path().join("reply.wav");
-        let mut arguments = vec!["talk", "--device", "cpu", "--bundle", bundle.to_str().unwrap()];
+        let mut arguments = vec!["talk", "--bundle", bundle.to_str().unwrap()];
         arguments.extend(["--input", self.input.to_str().unwrap(), "--ref-audio", self.voice.to_str().unwrap()]);
         arguments.extend(["--output", reply.to_str().unwrap()]);
         arguments.extend(extra);

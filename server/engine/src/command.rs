@@ -1,14 +1,49 @@
-//! Messages between the engine's threads. Every one names its slot; work carries its unit, turn and deadline.
+//! What the engine's threads hand each other: a session's parts when it opens, then its work. Every message names its slot; work
+//! carries its unit, turn and deadline.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use duologue_audio::Pcm;
-use duologue_session::{Frame, SpeechOrder, TurnId, TurnReset, UnitId, UnitTimings};
+use duologue_audio::chunker::Chunker;
+use duologue_audio::mel::StreamingMel;
+use duologue_model::{ApmCache, StreamOptions};
+use duologue_session::{
+    CodeSampler, Dialogue, Frame, Mode, SpeechOrder, SpeechTurn, TurnId, TurnReset, UnitId, UnitTimings,
+};
 
-use crate::front::FrontSession;
-use crate::llm::LlmSession;
-use crate::speech::SpeechSession;
+use crate::events::EventSink;
+use crate::fence::TurnFence;
+
+/// The front side of one session.
+#[derive(Debug)]
+pub(crate) struct FrontSession {
+    pub chunker: Chunker,
+    pub mel: StreamingMel,
+    pub cache: ApmCache,
+    pub events: EventSink,
+}
+
+/// The LLM side of one session.
+#[derive(Debug)]
+pub(crate) struct LlmSession {
+    pub dialogue: Dialogue,
+    pub events: EventSink,
+    pub fence: TurnFence,
+    /// Put the window's bookkeeping into every report.
+    pub record_window: bool,
+}
+
+/// The speech side of one session.
+#[derive(Debug)]
+pub(crate) struct SpeechSession {
+    pub turn: SpeechTurn,
+    pub sampler: CodeSampler,
+    pub mode: Mode,
+    pub options: StreamOptions,
+    pub events: EventSink,
+    pub fence: TurnFence,
+}
 
 /// To the front thread.
 pub(crate) enum FrontCommand {

@@ -8,15 +8,15 @@ use crossbeam_channel::{Sender, bounded};
 use duologue_model::{Apm, Bundle, Llm, Runtime, StreamOptions, Token2Wav, Tokenizer, Tts, Vision, VoiceFrontEnd};
 use duologue_session::{CodeSampler, Dialogue, Input, Mode, SessionConfig, SpeechTurn, Work};
 
-use crate::command::{FrontCommand, PrepareWork, UnitWork};
+use crate::command::{FrontCommand, FrontSession, LlmSession, PrepareWork, SpeechSession, UnitWork};
 use crate::error::EngineError;
 use crate::events::{EngineEvent, EventStream, event_channel};
 use crate::fence::TurnFence;
-use crate::front::{FrontSession, FrontThread};
-use crate::llm::{LlmSession, LlmThread};
+use crate::front::FrontThread;
+use crate::llm::LlmThread;
 use crate::mel;
 use crate::slots::SlotTable;
-use crate::speech::{SpeechSession, SpeechThread};
+use crate::speech::SpeechThread;
 
 /// Messages per slot and channel. A session has at most one prompt or unit on its way, plus its opening and closing and those of
 /// the slot's last owner. When full, the sender waits: the threads behind always make progress.

@@ -5,24 +5,14 @@
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use duologue_audio::chunker::Chunker;
-use duologue_audio::mel::{StreamingMel, Whisper};
-use duologue_model::{Apm, ApmCache, Vision, image};
+use duologue_audio::mel::Whisper;
+use duologue_model::{Apm, Vision, image};
 use duologue_session::{Frame, UnitTimings};
 
-use crate::command::{FrontCommand, LlmCommand, PrepareWork, Prompt, UnitInput, UnitWork};
+use crate::command::{FrontCommand, FrontSession, LlmCommand, PrepareWork, Prompt, UnitInput, UnitWork};
 use crate::error::EngineError;
-use crate::events::{EngineEvent, EventSink};
+use crate::events::EngineEvent;
 use crate::timing::timed;
-
-/// The front side of one session.
-#[derive(Debug)]
-pub(crate) struct FrontSession {
-    pub chunker: Chunker,
-    pub mel: StreamingMel,
-    pub cache: ApmCache,
-    pub events: EventSink,
-}
 
 /// State of the thread.
 pub(crate) struct FrontThread {
@@ -62,7 +52,7 @@ impl FrontThread {
                 FrontCommand::Unit { slot, work } => (slot, self.unit(slot, work)),
             };
             if let Err(error) = result {
-                tracing::error!(slot, %error, "front stage failed, session ends");
+                tracing::warn!(slot, %error, "front stage failed, session ends");
                 if let Some(session) = self.slots[slot].take() {
                     session.events.send(EngineEvent::Failed(error));
                 }

@@ -1,4 +1,4 @@
-//! The LLM thread: owns the LLM graph and its cache, and one [`Dialogue`] per slot.
+//! The LLM thread: owns the LLM graph and its cache, and one dialogue per slot.
 //!
 //! Prompt and unit prefills and the two tokens that close a unit are singles on the slot's view of the cache; decoding is one
 //! batch over all slots that are generating. Must not know audio or the vocoder.
@@ -9,26 +9,15 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use duologue_model::{Llm, ModelError, Tokenizer};
 use duologue_session::{
-    CacheEdit, Dialogue, PreparedReport, Scratch, SpeechOrder, Step, TokenIds, TurnId, TurnReset, UnitEnd, UnitId, UnitReport,
+    CacheEdit, PreparedReport, Scratch, SpeechOrder, Step, TokenIds, TurnId, TurnReset, UnitEnd, UnitId, UnitReport,
     UnitTimings,
 };
 
-use crate::command::{LlmCommand, Prompt, SpeakOrder, SpeechCommand, UnitInput, VoiceOrder};
+use crate::command::{LlmCommand, LlmSession, Prompt, SpeakOrder, SpeechCommand, UnitInput, VoiceOrder};
 use crate::error::EngineError;
-use crate::events::{EngineEvent, EventSink};
-use crate::fence::TurnFence;
+use crate::events::EngineEvent;
 use crate::scheduler::{Action, Kind, Ready, Scheduler};
 use crate::timing::{deadline_key, timed};
-
-/// The LLM side of one session.
-#[derive(Debug)]
-pub(crate) struct LlmSession {
-    pub dialogue: Dialogue,
-    pub events: EventSink,
-    pub fence: TurnFence,
-    /// Put the window's bookkeeping into every report.
-    pub record_window: bool,
-}
 
 /// What a slot is doing.
 enum Phase {
@@ -132,7 +121,7 @@ impl LlmThread {
 
     /// Ends the session of a slot whose work failed; the others do not notice.
     fn fail(&mut self, slot: usize, error: EngineError) {
-        tracing::error!(slot, %error, "llm stage failed, session ends");
+        tracing::warn!(slot, %error, "llm stage failed, session ends");
         if let Some(state) = self.slots[slot].take() {
             state.session.events.send(EngineEvent::Failed(error));
         }

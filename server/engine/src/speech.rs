@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
-use duologue_model::{Stream, StreamOptions, Token2Wav, Tts, Voice, VoiceFrontEnd};
+use duologue_model::{Stream, Token2Wav, Tts, Voice, VoiceFrontEnd};
 use duologue_session::{
-    ChunkEnd, CodeSampler, CodeStep, Mode, PlanRequest, PreparedReport, SpeechOrder, SpeechReport, SpeechTimings, SpeechTurn,
+    ChunkEnd, CodeStep, Mode, PlanRequest, PreparedReport, SpeechOrder, SpeechReport, SpeechTimings, SpeechTurn,
     TurnId, TurnReset, UnitId, VocoderCall,
 };
 
-use crate::command::{SpeakOrder, SpeechCommand, VoiceOrder};
+use crate::command::{SpeakOrder, SpeechCommand, SpeechSession, VoiceOrder};
 use crate::error::EngineError;
-use crate::events::{EngineEvent, EventSink};
-use crate::fence::TurnFence;
+use crate::events::EngineEvent;
 use crate::scheduler::{Action, Kind, Ready, Scheduler};
 use crate::timing::{deadline_key, timed};
 use crate::voices::VoiceCache;
@@ -25,17 +24,6 @@ use crate::voices::VoiceCache;
 /// Units of one session that may wait for the vocoder. The LLM is at most a few units ahead of a vocoder that keeps up at all;
 /// when full, the session ends (`EngineError::FellBehind`).
 const ORDER_CAPACITY: usize = 8;
-
-/// The speech side of one session.
-#[derive(Debug)]
-pub(crate) struct SpeechSession {
-    pub turn: SpeechTurn,
-    pub sampler: CodeSampler,
-    pub mode: Mode,
-    pub options: StreamOptions,
-    pub events: EventSink,
-    pub fence: TurnFence,
-}
 
 /// A unit being spoken.
 struct Speaking {
@@ -147,7 +135,7 @@ impl SpeechThread {
     }
 
     fn fail(&mut self, slot: usize, error: EngineError) {
-        tracing::error!(slot, %error, "speech stage failed, session ends");
+        tracing::warn!(slot, %error, "speech stage failed, session ends");
         if let Some(state) = self.slots[slot].take() {
             state.session.events.send(EngineEvent::Failed(error));
         }

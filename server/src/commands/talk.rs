@@ -177,8 +177,8 @@ impl Timeline {
     /// Adds a line.
     pub fn write(&mut self, event: &TimelineEvent) -> Result<()> {
         let Some((file, path)) = &mut self.0 else { return Ok(()) };
-        serde_json::to_writer(&mut *file, event)?;
-        writeln!(file).with_context(|| format!("cannot write the timeline {}", path.display()))
+        let line = serde_json::to_string(event)?;
+        writeln!(file, "{line}").with_context(|| format!("cannot write the timeline {}", path.display()))
     }
 
     /// Makes sure that everything is in the file.

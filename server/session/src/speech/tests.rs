@@ -133,16 +133,16 @@ fn live_speech_starts_at_twelve_codes_then_fifteen_then_full() {
 #[test]
 fn a_short_live_reply_skips_across_calls_and_hears_every_code() {
     let mut turn = turn(Mode::Live);
-    // 3 silence + 5 codes: one call over 5 codes (4800 samples), all of it pad and silence; the rest comes last.
+    // 3 silence + 5 codes: one call over 5 codes gives 4800 samples less those held back, all of it silence.
     let (early, end) = unit(&mut turn, &codes(0..5), true);
     assert_eq!(early, []);
     assert_eq!(
         end.calls.iter().map(|call| (call.last, call.skip_samples)).collect::<Vec<_>>(),
-        [(false, 4800), (true, 1920)]
+        [(false, 960), (true, 1920)]
     );
-    // Heard: 4800 + (2 * 3 + 8) * 480 samples made, minus the skipped ones, are the five codes.
-    assert_eq!(4800 + 6720 - 4800 - 1920, 5 * PER_CODE);
-    // Too short for a first call: no pad is made, only the silence is skipped.
+    // Heard: 960 and (2 * 3 + 8) * 480 samples made, minus the skipped ones, are the five codes.
+    assert_eq!(960 + 6720 - 960 - 1920, 5 * PER_CODE);
+    // Too short for a first call: the last one gives everything, and the silence is skipped.
     let (_, end) = unit(&mut turn, &[7, 8], true);
     assert_eq!(
         end.calls,
