@@ -64,7 +64,7 @@ fmt: exporter ## format Rust and Python
 doc: ## open the API documentation
 	cargo doc --locked --no-deps --workspace --open
 
-bench: build bundle ## micro benches, and unit times of the golden session
+bench: ## micro benches of the host code (bench/reference compares unit times with the official code)
 	cargo bench --locked -p duologue-bench
 
 clean: ## remove build products and bundles, keep environments

@@ -35,7 +35,9 @@ fn mel(c: &mut Criterion) {
 
 fn resampling(c: &mut Criterion) {
     let second = Pcm { rate_hz: 48_000, samples: (0..48_000).map(|i| (i as f32 * 0.05).sin() * 0.3).collect() };
-    c.bench_function("resample/48 to 16 kHz, one second", |b| b.iter(|| black_box(resample::to_rate(black_box(&second), 16_000))));
+    c.bench_function("resample/48 to 16 kHz, one second", |b| {
+        b.iter(|| black_box(resample::to_rate(black_box(&second), 16_000)))
+    });
 }
 
 fn tokens() -> Tokens {

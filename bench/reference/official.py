@@ -1,12 +1,19 @@
 """Loads the official PyTorch code from paths given on the command line and drives its duplex loop on the CPU.
 
-Nothing of the official code lives here. The patches make it deterministic and let it run without a GPU and on small checkpoints;
-none changes what is computed:
+Nothing of the official code lives here. It is patched at run time. Two patches let it run, and change no number:
 
-  cpu      `.cuda()` is the identity, autocast a no-op
-  noise    the vocoder's additive noise is zero, the flow matching starts from the given noise array
-  argmax   TTS sampling takes the best score
+  cpu      `.cuda()` is the identity, autocast a no-op: float32 throughout
   sizes    vocoder and speech tokenizer classes, and the streaming buffers, take their sizes from the files
+
+Two change what is computed, so that a run can be repeated and compared token by token; they are not the official
+program as users run it:
+
+  noise    the vocoder's additive noise is zero instead of random, and the flow matching starts from the given noise
+           array instead of an unseeded draw
+  argmax   `torch.multinomial` gives the most probable element: speech codes are not sampled (text is decoded greedily
+           by the sessions' own settings)
+
+The work per step stays the same but for the random draws that are left out.
 """
 
 import contextlib
@@ -79,12 +86,16 @@ def _resize_buffers(flow):
     attention, width = blocks[0].attn, flow.decoder.estimator.in_proj.out_features
     att = (len(blocks), 2, attention.num_heads, 1000, 2 * attention.head_dim)
     cnn = (len(blocks), 2, 2 * width, 2)
-    flow.decoder.estimator.att_cache_buffer, flow.decoder.estimator.cnn_cache_buffer = torch.zeros(att), torch.zeros(cnn)
+    flow.decoder.estimator.att_cache_buffer, flow.decoder.estimator.cnn_cache_buffer = (
+        torch.zeros(att),
+        torch.zeros(cnn),
+    )
     flow.decoder.att_cache_buffer, flow.decoder.cnn_cache_buffer = torch.zeros(16, *att), torch.zeros(16, *cnn)
 
 
 def load(code: Path, token2wav_code: Path, checkpoint: Path, noise: np.ndarray):
-    """Returns the official model in duplex mode, float32 on the CPU."""
+    """Returns the official model in duplex mode, float32 on the CPU, with deterministic sampling and noise (see
+    above)."""
     sys.path[:0] = [str(token2wav_code), str(code)]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import logging
@@ -105,7 +116,12 @@ def load(code: Path, token2wav_code: Path, checkpoint: Path, noise: np.ndarray):
     model.float().eval()
     model.processor = processor
     model.init_unified(
-        duplex_config={"generate_audio": True, "ls_mode": "explicit", "max_new_speak_tokens_per_chunk": 20, "force_listen_count": 0},
+        duplex_config={
+            "generate_audio": True,
+            "ls_mode": "explicit",
+            "max_new_speak_tokens_per_chunk": 20,
+            "force_listen_count": 0,
+        },
         device="cpu",
     )
     model.set_mode(unified.ProcessorMode.DUPLEX)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 
+from duologue_export.bundle import Bundle, StepGraph, open_session
 from duologue_export.checkpoint import Checkpoint
 from duologue_export.dims import DecoderDims
-from duologue_export.errors import ExportError
 from duologue_export.modules.apm import Apm
 from duologue_export.modules.decoder import TorchDecoder, llm_source, tts_source
 from duologue_export.modules.flow import FlowSpeaker
@@ -19,7 +20,7 @@ from duologue_export.modules.torch_flow_encoder import FlowEncoder
 from duologue_export.modules.torch_hift import Hift
 from duologue_export.modules.tts_condition import TtsCondition
 from duologue_export.modules.vision import Vision
-from duologue_export.verify import Bundle, StepGraph, open_session
+from duologue_export.verify import TABLES
 
 # Graph -> (torch module, names of its outputs). Further outputs of the module are not in the graph.
 _MODULES = {
@@ -31,7 +32,6 @@ _MODULES = {
     "flow_cfm": (Cfm, ("mel", "cnn_out", "new_key", "new_value")),
     "hift": (Hift, ("speech", "source", "f0")),
 }
-_TABLES = {"llm": "llm.model.embed_tokens.weight", "tts": "tts.emb_code.0.weight"}
 _FRONTENDS = {"speech_tokenizer": TOKENIZER_FILE, "campplus": SPEAKER_FILE}
 
 
@@ -65,7 +65,8 @@ class TorchBackend:
 
     def frontend(self, name: str, inputs: list[np.ndarray]) -> np.ndarray:
         """One call of speech_tokenizer or campplus by position of inputs; ONNX Runtime on the checkpoint's own file."""
-        return _run_by_position(str(self._checkpoint.token2wav / _FRONTENDS[name]), inputs)
+        path = self._checkpoint.token2wav / _FRONTENDS[name]
+        return _run_by_position(open_session(str(path), ["CPUExecutionProvider"]), inputs)
 
     def decoder(self, name: str, dims: DecoderDims, capacity: int) -> "_TorchSteps":
         """A fresh sequence of llm or tts; the cache grows as needed, `capacity` is the bundle's concern."""
@@ -74,7 +75,7 @@ class TorchBackend:
 
     def embed(self, name: str, token: int) -> np.ndarray:
         """Embedding row [1, hidden] of a token (llm) or code (tts)."""
-        return self._checkpoint.weights.rows(_TABLES[name], token, token + 1).numpy()
+        return self._checkpoint.weights.rows(TABLES[name], token, token + 1).numpy()
 
 
 class _TorchSteps:
@@ -90,11 +91,9 @@ class _TorchSteps:
 class BundleBackend:
     """The graphs of a bundle in ONNX Runtime; each session lives for one call, a decoder's for its sequence."""
 
-    label = "bundle"
-
     def __init__(self, folder: Path):
         self._bundle = Bundle(folder)
-        self._folder = folder
+        self.label = self._bundle.label
 
     def run(self, name: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `TorchBackend.run`."""
@@ -111,7 +110,7 @@ class BundleBackend:
 
     def frontend(self, name: str, inputs: list[np.ndarray]) -> np.ndarray:
         """See `TorchBackend.frontend`."""
-        return _run_by_position(str(self._folder / f"{name}.onnx"), inputs)
+        return _run_by_position(self._bundle.session(f"{name}.onnx"), inputs)
 
     def decoder(self, name: str, dims: DecoderDims, capacity: int) -> "_BundleSteps":
         """See `TorchBackend.decoder`; `capacity` is the length of the cache that is bound."""
@@ -119,13 +118,8 @@ class BundleBackend:
 
     def embed(self, name: str, token: int) -> np.ndarray:
         """See `TorchBackend.embed`."""
-        section = self._bundle.manifest[name]
-        dtype, width = np.dtype(section["embed_dtype"]), section["hidden"]
-        path = self._folder / f"{name}_embed.bin"
-        row = np.fromfile(path, dtype, width, offset=token * width * dtype.itemsize)
-        if len(row) != width:
-            raise ExportError(f"{path}: row {token} is missing; the file is truncated. Export the bundle again.")
-        return row.astype(np.float32)[None]
+        width = self._bundle.manifest[name]["hidden"]
+        return self._bundle.table_rows(name, width, token, token + 1).astype(np.float32)
 
 
 class _BundleSteps:
@@ -134,12 +128,11 @@ class _BundleSteps:
 
     def step(self, embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """See `_TorchSteps.step`; hidden is None for tts, whose graph does not return it."""
-        outputs = self._graph.step(embeds)
+        outputs = self._graph.step(embeds[None])
         hidden = outputs.get("hidden")
         return outputs["logits"][0], None if hidden is None else hidden[0]
 
 
-def _run_by_position(path: str, inputs: list[np.ndarray]) -> np.ndarray:
-    session = open_session(path, ["CPUExecutionProvider"])
+def _run_by_position(session: InferenceSession, inputs: list[np.ndarray]) -> np.ndarray:
     names = [value.name for value in session.get_inputs()]
     return session.run(None, dict(zip(names, inputs, strict=True)))[0]

@@ -46,6 +46,8 @@ class Checkpoint:
             self.config = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ExportError(f"{path}: not valid JSON ({error}).") from error
+        if not isinstance(self.config, dict):
+            raise ExportError(f"{path}: holds no JSON object; this is no model configuration.")
         if self.config.get("model_type") != "minicpmo":
             raise ExportError(
                 f"{path}: model_type is {self.config.get('model_type')!r}, this exporter reads 'minicpmo' only."
@@ -136,7 +138,7 @@ class Checkpoint:
             raise ExportError(f"{path}: missing.")
         try:
             return yaml.load(path.read_text(encoding="utf-8"), Loader=_FlowLoader)["flow"]
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{path}: not a flow configuration ({error}).") from error
 
     @cached_property

@@ -20,8 +20,8 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script. Expected failures (`ExportError`) become one line on stderr and exit code
-    1."""
+    """Entry point of the console script. Expected failures (`ExportError`, `OSError`) become one line on stderr and
+    exit code 1."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="duologue-export", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
@@ -38,6 +38,11 @@ def main(argv: list[str] | None = None) -> int:
         return module.run(args)
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # A full disk or a folder without permission is the user's to mend; the stack trace would only hide the name.
+        where = error.filename or f"{args.command} could not read or write a file"
+        print(f"error: {where}: {error.strerror or error}.", file=sys.stderr)
         return 1
 
 

@@ -11,7 +11,7 @@ from duologue_export.dims import DecoderDims
 from duologue_export.errors import ExportError
 from duologue_export.graph.decoder import DecoderSource, write_decoder
 from duologue_export.graph.kv_compact import write_kv_compact
-from duologue_export.graph.linear import ROWS_AT_ONCE, Numbers
+from duologue_export.graph.linear import ROWS_AT_ONCE, Numbers, narrowed
 from duologue_export.modules.decoder import llm_source, tts_source
 from duologue_export.tensors import TensorSource
 
@@ -74,7 +74,8 @@ def _write_table(path: Path, weights: TensorSource, name: str, shape: tuple[int,
     weights.require(name, shape)
     with path.open("wb") as file:
         for start in tqdm(range(0, shape[0], ROWS_AT_ONCE), desc=path.name, unit="block", leave=False, disable=None):
-            piece = weights.rows(name, start, min(shape[0], start + ROWS_AT_ONCE)).numpy().astype(dtype)
+            piece = weights.rows(name, start, min(shape[0], start + ROWS_AT_ONCE)).numpy()
+            piece = narrowed(piece, dtype)
             if not np.isfinite(piece).all():
                 raise ExportError(
                     f"{weights.label}: '{name}' holds values that {np.dtype(dtype)} cannot hold; use --precision fp32."

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from duologue_export.errors import ExportError
 from duologue_export.tensors import TensorSource
 
+# The audio encoder's frames after its second convolution, 20 ms each.
+_FRAMES_PER_SECOND = 50
+# Fixed by the reference (modeling_minicpmo_unified.py:253).
+RESAMPLER_HEAD_DIM = 128
+
 
 def _need(section: dict, key: str, where: str):
     if section.get(key) is None:
@@ -14,9 +19,16 @@ def _need(section: dict, key: str, where: str):
 
 
 def _divide(total: int, parts: int, what: str) -> int:
-    if total % parts:
-        raise ExportError(f"config.json: {what}: {total} is not divisible by {parts} heads.")
+    if parts < 1 or total % parts:
+        raise ExportError(f"{what}: {total} is not divisible by {parts} heads.")
     return total // parts
+
+
+def _only(section: dict, where: str, **wanted) -> None:
+    """Refuses settings that mean another network than the one the graphs compute; a missing entry is the default."""
+    for key, value in wanted.items():
+        if section.get(key, value) != value:
+            raise ExportError(f"{where}: {key} is {section[key]!r}, supported is {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -47,12 +59,15 @@ class LlmDims(DecoderDims):
             raise ExportError("config.json: rope_scaling is set; the step graph knows plain rotary positions only.")
         if config.get("tie_word_embeddings"):
             raise ExportError("config.json: tie_word_embeddings is true; MiniCPM-o 4.5 has a separate lm_head.")
+        _only(config, where, attention_bias=False, use_sliding_window=False, hidden_act="silu")
         heads = _need(config, "num_attention_heads", where)
+        kv_heads = config.get("num_key_value_heads") or heads
+        _divide(heads, kv_heads, f"{where}: num_attention_heads over num_key_value_heads")
         return cls(
             hidden=_need(config, "hidden_size", where),
             layers=_need(config, "num_hidden_layers", where),
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
+            kv_heads=kv_heads,
             head_dim=config.get("head_dim") or 128,
             intermediate=_need(config, "intermediate_size", where),
             vocab=_need(config, "vocab_size", where),
@@ -81,16 +96,17 @@ class TtsDims(DecoderDims):
     def read(cls, config: dict) -> "TtsDims":
         """From `tts_config` of config.json, defaults of configuration_minicpmo.py:69-117."""
         section = _need(config, "tts_config", "config.json")
-        for key, wanted in (("backbone_model", "llama"), ("num_vq", 1), ("projector_type", "mlp")):
-            if section.get(key, wanted) != wanted:
-                raise ExportError(f"config.json tts_config: {key} is {section[key]!r}, supported is {wanted!r}.")
+        where = "config.json tts_config"
+        _only(section, where, backbone_model="llama", num_vq=1, projector_type="mlp", hidden_act="silu")
         hidden, heads = section.get("hidden_size", 768), section.get("num_attention_heads", 12)
+        kv_heads = section.get("num_key_value_heads", 12)
+        _divide(heads, kv_heads, f"{where}: num_attention_heads over num_key_value_heads")
         return cls(
             hidden=hidden,
             layers=section.get("num_hidden_layers", 20),
             heads=heads,
-            kv_heads=section.get("num_key_value_heads", 12),
-            head_dim=_divide(hidden, heads, "tts_config hidden_size"),
+            kv_heads=kv_heads,
+            head_dim=_divide(hidden, heads, f"{where}: hidden_size"),
             intermediate=section.get("intermediate_size", 3072),
             vocab=section.get("num_audio_tokens", 4097),
             rms_eps=1e-6,
@@ -115,6 +131,8 @@ class ApmDims:
     mels: int
     max_positions: int
     pool: int
+    # Frames of 20 ms in one block of a voice prompt's attention mask.
+    mask_frames: int
     llm_hidden: int
 
     @classmethod
@@ -122,16 +140,18 @@ class ApmDims:
         """From `audio_config` of config.json."""
         where = "config.json audio_config"
         section = _need(config, "audio_config", "config.json")
+        _only(section, where, activation_function="gelu")
         hidden, heads = _need(section, "d_model", where), _need(section, "encoder_attention_heads", where)
         return cls(
             hidden=hidden,
             layers=_need(section, "encoder_layers", where),
             heads=heads,
-            head_dim=_divide(hidden, heads, "audio_config d_model"),
+            head_dim=_divide(hidden, heads, f"{where}: d_model"),
             ffn=_need(section, "encoder_ffn_dim", where),
             mels=section.get("num_mel_bins", 80),
             max_positions=section.get("max_source_positions", 1500),
             pool=config.get("audio_pool_step", 5),
+            mask_frames=int(config.get("audio_chunk_length", 1.0) * _FRAMES_PER_SECOND),
             llm_hidden=_need(config, "hidden_size", "config.json"),
         )
 
@@ -167,12 +187,17 @@ class VisionDims:
             "patch_size": 14,
         }
         section = {**default, **(config.get("vision_config") or {})}
+        _only(section, "config.json vision_config", hidden_act="gelu_pytorch_tanh")
         hidden, heads = section["hidden_size"], section["num_attention_heads"]
         positions = weights.shape("vpm.embeddings.position_embedding.weight")[0]
         grid = round(positions**0.5)
         if grid * grid != positions:
             raise ExportError(f"{weights.label}: the vision position table has {positions} rows, which is no square.")
         llm_hidden = _need(config, "hidden_size", "config.json")
+        if llm_hidden % RESAMPLER_HEAD_DIM:
+            raise ExportError(
+                f"config.json: hidden_size {llm_hidden} is no multiple of {RESAMPLER_HEAD_DIM} (resampler)."
+            )
         mean, std = preprocessor.get("norm_mean", [0.5] * 3), preprocessor.get("norm_std", [0.5] * 3)
         if len(set(mean)) != 1 or len(set(std)) != 1:
             raise ExportError(
@@ -184,13 +209,13 @@ class VisionDims:
             # the file.
             layers=section["num_hidden_layers"] - (1 if config.get("drop_vision_last_layer", True) else 0),
             heads=heads,
-            head_dim=_divide(hidden, heads, "vision_config hidden_size"),
+            head_dim=_divide(hidden, heads, "config.json vision_config: hidden_size"),
             intermediate=section["intermediate_size"],
             patch=section["patch_size"],
             grid=grid,
             eps=section.get("layer_norm_eps", 1e-6),
             queries=config.get("query_num", 64),
-            resampler_heads=llm_hidden // 128,
+            resampler_heads=llm_hidden // RESAMPLER_HEAD_DIM,
             llm_hidden=llm_hidden,
             image=preprocessor.get("scale_resolution", 448),
             max_slices=preprocessor.get("max_slice_nums", 9),
@@ -207,6 +232,7 @@ class FlowDims:
     mel: int
     spk: int
     vocab: int
+    input_size: int
     lookahead: int
     blocks: int
     up_blocks: int
@@ -238,24 +264,31 @@ class FlowDims:
         ):
             if section.get("class", "").split(".")[-1] != wanted:
                 raise ExportError(f"{where}: found class {section.get('class')!r} where {wanted} is supported.")
-        for key, wanted in (("key_bias", True), ("normalize_before", True), ("input_layer", "linear")):
-            if encoder.get(key, wanted) != wanted:
-                raise ExportError(f"{where} encoder: {key} is {encoder[key]!r}, supported is {wanted!r}.")
-        width, heads = encoder.get("output_size", 256), encoder.get("attention_heads", 4)
+        _only(encoder, f"{where} encoder", key_bias=True, normalize_before=True, input_layer="linear")
+        width, heads, mel = (
+            encoder.get("output_size", 256),
+            encoder.get("attention_heads", 4),
+            flow.get("output_size", 80),
+        )
+        # in_proj sees noise, mu, speaker and prompt side by side.
+        channels = _need(estimator, "in_channels", f"{where} estimator")
+        if channels != 4 * mel:
+            raise ExportError(f"{where} estimator: in_channels is {channels}, expected 4 x output_size = {4 * mel}.")
         return cls(
             width=width,
-            mel=flow.get("output_size", 80),
+            mel=mel,
             spk=flow.get("spk_embed_dim", 192),
             vocab=flow.get("vocab_size", 5121),
+            input_size=flow.get("input_size", 512),
             lookahead=encoder.get("pre_lookahead_len", 3),
             blocks=encoder.get("num_blocks", 6),
             up_blocks=encoder.get("num_up_blocks", 4),
             up=encoder.get("up_stride", 2),
             heads=heads,
-            head_dim=_divide(width, heads, "flow.yaml encoder output_size"),
+            head_dim=_divide(width, heads, f"{where} encoder: output_size"),
             linear_units=encoder.get("linear_units", 2048),
             cfg_rate=float(decoder.get("inference_cfg_rate", 0.7)),
-            dit_channels=_need(estimator, "in_channels", f"{where} estimator"),
+            dit_channels=channels,
             dit_layers=estimator.get("depth", 28),
             dit_heads=estimator.get("num_heads", 8),
             dit_head_dim=estimator.get("head_dim", 64),

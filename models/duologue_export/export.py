@@ -15,22 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import soundfile
+import torch
 from tqdm import tqdm
 
-from duologue_export import __version__, decoders, ops
+from duologue_export import decoders, ops, publish
 from duologue_export.checkpoint import Checkpoint
 from duologue_export.errors import ExportError
-from duologue_export.manifest import base_manifest, describe_files, merge, write_manifest
+from duologue_export.inventory import require_complete
+from duologue_export.kernel_table import TABLE
+from duologue_export.manifest import base_manifest, describe_files, longest_voice_s, merge, sha256, write_manifest
 from duologue_export.memory import peak_rss
+from duologue_export.modules import frontends
+from duologue_export.modules.torch_flow_encoder import MAX_FRAMES
 
 PRECISIONS, TARGETS = ("fp32", "fp16", "int8", "int4"), ("cpu", "cuda")
-# 1000 mel frames are 20 s: the longest prompt plus chunk that the vocoder caches hold (token2wav.max_frames).
-NOISE_FRAMES = 1000
 # Any fixed start noise serves; the reference draws it once, unseeded, when it builds the model (flow_matching.py:33).
 NOISE_SEED = 20450505
-_STAMPS = ".stamps"
-_VOICE_MIN_S, _VOICE_MAX_S = 1.0, 30.0
+_VOICE_MIN_S = 1.0
+# Below this not even the prompt and one unit fit.
+_MIN_KV_CAPACITY = 64
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
 def export_bundle(
     checkpoint: Checkpoint, out: Path, options: Options, name: str, voices: list[tuple[str, Path]]
 ) -> None:
-    """Writes the bundle `out`. Raises `ExportError` for bad input, an unsupported combination or a full disk."""
+    """Writes the bundle `out`. Raises `ExportError` for bad input, an unsupported combination or a full disk; what can
+    be told without reading weights is told before the first file is written."""
     if options.target == "cuda" and options.precision == "fp32":
         raise ExportError(
             "--target cuda needs --precision fp16, int8 or int4: "
@@ -104,32 +110,33 @@ def export_bundle(
             "--precision fp16 is for --target cuda; "
             "on the CPU ONNX Runtime computes float16 by converting back and forth."
         )
+    if options.kv_capacity < _MIN_KV_CAPACITY:
+        raise ExportError(f"--kv-capacity {options.kv_capacity} is too small; {_MIN_KV_CAPACITY} is the least.")
     if options.kv_capacity > checkpoint.llm.max_positions:
         raise ExportError(
             f"--kv-capacity {options.kv_capacity} exceeds the model's {checkpoint.llm.max_positions} positions."
         )
-    if out.exists() and not out.is_dir():
-        raise ExportError(f"{out}: exists and is not a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists():
-        raise ExportError(f"{out}: exists and is not a bundle; choose another --out or empty it.")
-    partial = out.with_name(out.name + ".partial")
+    manifest = base_manifest(checkpoint, name, options.precision, options.target)
+    require_complete(checkpoint)
+    if checkpoint.has_tts:
+        frontends.require_files(checkpoint)
+    samples = _read_voices(checkpoint, voices)
+    out = publish.prepare(out, checkpoint.folder)
+    partial = publish.partial_of(out)
     try:
-        (partial / _STAMPS).mkdir(parents=True, exist_ok=True)
-        manifest = base_manifest(checkpoint, name, options.precision, options.target)
+        (partial / publish.STAMPS).mkdir(parents=True, exist_ok=True)
         identity, kept = _identity(checkpoint, options), set()
         for step in tqdm(_steps(checkpoint, options), desc="export", unit="module", disable=None):
-            done = _run_step(step, partial, identity)
+            done = _run_step(step, partial, identity, options.target)
             merge(manifest, done["fragment"])
             kept.update(done["files"])
         # An earlier run with other options may have left files that do not belong to this bundle.
         for file in set(_mtimes(partial)) - kept:
             (partial / file).unlink()
-        manifest["voices"] = [_copy_voice(partial, voice, path) for voice, path in voices]
+        manifest["voices"] = [_write_voice(partial, voice, values) for voice, values in samples.items()]
         describe_files(partial, manifest)
         write_manifest(partial, manifest)
-        if options.target == "cuda":
-            ops.require_cuda_kernels(partial)
-        _publish(partial, out)
+        publish.publish(partial, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ExportError(
@@ -168,23 +175,28 @@ def _steps(checkpoint: Checkpoint, options: Options) -> list[Step]:
 
 
 def _identity(checkpoint: Checkpoint, options: Options) -> str:
-    """Changes whenever a source file or an option does, so that a stamp of another run is never taken over."""
+    """Changes whenever the checkpoint, an option, this package or a library that writes graphs does, so that a stamp
+    of another run is never taken over."""
     files = [
         (path.relative_to(checkpoint.folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(checkpoint.folder.rglob("*"))
         if path.is_file()
     ]
-    return hashlib.sha256(repr((__version__, str(checkpoint.folder.resolve()), files, options)).encode()).hexdigest()
+    package = Path(__file__).parent
+    sources = [(path.relative_to(package).as_posix(), sha256(path)) for path in sorted(package.rglob("*.py"))]
+    sources.append((TABLE.name, sha256(TABLE)))
+    versions = (torch.__version__, onnx.__version__)
+    parts = (str(checkpoint.folder.resolve()), files, options, sources, versions)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _run_step(step: Step, partial: Path, identity: str) -> dict:
-    """Runs a step or takes over its stamp; returns the stamp: `identity`, `files` (name -> bytes) and `fragment`."""
-    stamp = partial / _STAMPS / f"{step.name}.json"
+def _run_step(step: Step, partial: Path, identity: str, target: str) -> dict:
+    """Runs a step or takes over its stamp; returns the stamp: `identity`, `files` (name -> sha256) and `fragment`."""
+    stamp = partial / publish.STAMPS / f"{step.name}.json"
     if stamp.exists():
         saved = json.loads(stamp.read_text(encoding="utf-8"))
-        same = saved["identity"] == identity
-        if same and all(
-            (partial / f).exists() and (partial / f).stat().st_size == n for f, n in saved["files"].items()
+        if saved["identity"] == identity and all(
+            (partial / file).is_file() and sha256(partial / file) == digest for file, digest in saved["files"].items()
         ):
             tqdm.write(f"{step.name:14} kept from the interrupted run")
             return saved
@@ -193,10 +205,13 @@ def _run_step(step: Step, partial: Path, identity: str) -> dict:
     with peak_rss() as peak:
         fragment = step.run(partial)
     written = {f: size for f, (size, time) in _mtimes(partial).items() if before.get(f) != (size, time)}
+    if target == "cuda":
+        ops.require_kernels_of([partial / file for file in written if file.endswith(".onnx")])
     # The stamp itself appears at once or not at all.
-    done = {"identity": identity, "files": written, "fragment": fragment}
+    digests = {file: sha256(partial / file) for file in written}
+    done = {"identity": identity, "files": digests, "fragment": fragment}
     fresh = stamp.with_suffix(".new")
-    fresh.write_text(json.dumps(done))
+    fresh.write_text(json.dumps(done), encoding="utf-8")
     fresh.replace(stamp)
     tqdm.write(
         f"{step.name:14} {sum(written.values()) / 1e6:9.1f} MB   "
@@ -209,23 +224,8 @@ def _mtimes(partial: Path) -> dict[str, tuple[int, int]]:
     return {
         path.relative_to(partial).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in partial.rglob("*")
-        if path.is_file() and _STAMPS not in path.parts
+        if path.is_file() and publish.STAMPS not in path.relative_to(partial).parts
     }
-
-
-def _publish(partial: Path, out: Path) -> None:
-    wanted = set(json.loads((partial / "manifest.json").read_text(encoding="utf-8"))["files"]) | {"manifest.json"}
-    shutil.rmtree(partial / _STAMPS)
-    assert {name for name in _mtimes(partial)} == wanted, (
-        "the manifest does not list exactly the written files. This is a bug."
-    )
-    if out.exists():
-        old = out.with_name(out.name + ".old")
-        out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old)
-    else:
-        partial.rename(out)
 
 
 def _copy(checkpoint: Checkpoint, folder: Path, name: str) -> dict:
@@ -235,10 +235,10 @@ def _copy(checkpoint: Checkpoint, folder: Path, name: str) -> dict:
 
 def _write_noise(checkpoint: Checkpoint, folder: Path) -> dict:
     noise = np.random.Generator(np.random.PCG64(NOISE_SEED)).standard_normal(
-        (checkpoint.flow.mel, NOISE_FRAMES), dtype=np.float32
+        (checkpoint.flow.mel, MAX_FRAMES), dtype=np.float32
     )
     noise.tofile(folder / "cfm_noise.bin")
-    return {"flow": {"noise_frames": NOISE_FRAMES}}
+    return {"flow": {"noise_frames": MAX_FRAMES}}
 
 
 def _parse_voice(text: str) -> tuple[str, Path]:
@@ -248,7 +248,19 @@ def _parse_voice(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _copy_voice(folder: Path, name: str, path: Path) -> dict:
+def _read_voices(checkpoint: Checkpoint, voices: list[tuple[str, Path]]) -> dict[str, np.ndarray]:
+    if voices and not (checkpoint.has_tts or checkpoint.has_apm):
+        raise ExportError("--voice: this checkpoint neither hears nor speaks (init_audio and init_tts are off).")
+    longest = longest_voice_s(checkpoint)
+    samples: dict[str, np.ndarray] = {}
+    for name, path in voices:
+        if name in samples:
+            raise ExportError(f"--voice {name}: given twice; every voice needs its own name.")
+        samples[name] = _read_voice(name, path, longest)
+    return samples
+
+
+def _read_voice(name: str, path: Path, longest: float) -> np.ndarray:
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
@@ -259,12 +271,16 @@ def _copy_voice(folder: Path, name: str, path: Path) -> dict:
             f"--voice {name}: {path} has {rate} Hz and {samples.shape[1]} channels; convert it to 16000 Hz mono "
             "(ffmpeg -i IN -ar 16000 -ac 1 OUT.wav)."
         )
-    if not _VOICE_MIN_S <= seconds <= _VOICE_MAX_S:
+    if not _VOICE_MIN_S <= seconds <= longest:
         raise ExportError(
-            f"--voice {name}: {path} is {seconds:.1f} s long; {_VOICE_MIN_S:.0f} to {_VOICE_MAX_S:.0f} s are useful."
+            f"--voice {name}: {path} is {seconds:.1f} s long; this model takes {_VOICE_MIN_S:.1f} to {longest:.1f} s."
         )
     if not np.isfinite(samples).all():
         raise ExportError(f"--voice {name}: {path} holds NaN or infinite samples.")
+    return samples
+
+
+def _write_voice(folder: Path, name: str, samples: np.ndarray) -> dict:
     (folder / "voices").mkdir(exist_ok=True)
     target = folder / "voices" / f"{name}.wav"
     soundfile.write(target, samples, 16000, subtype="PCM_16")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from duologue_export import __version__
 from duologue_export.checkpoint import Checkpoint
+from duologue_export.modules.torch_flow_encoder import MAX_FRAMES
 from duologue_export.tokens import token_section
 
 FORMAT_VERSION = 1
@@ -103,13 +104,7 @@ def base_manifest(checkpoint: Checkpoint, name: str, precision: str, target: str
         "token2wav": _token2wav(checkpoint) if checkpoint.has_tts else None,
         "flow": None,
         "hift": None,
-        # Voice prompt front ends (token2wav.py:100-158): 128-bin whisper mel for the speech tokenizer, 80-bin Kaldi
-        # fbank for campplus, 24 kHz mel for the flow prompt.
-        "voice": {
-            "s3_mels": 128,
-            "fbank_mels": 80,
-            "mel24": {"n_fft": 1920, "hop": 480, "n_mels": 80, "f_max_hz": 8000},
-        },
+        "voice": _voice() if checkpoint.has_tts else None,
         "voices": [],
     }
 
@@ -125,7 +120,27 @@ def _token2wav(checkpoint: Checkpoint) -> dict:
         "chunk_tokens": 25,
         "flush_tokens": 5,
         "trim_tail_frames": 100,
-        "max_frames": 1000,
+        "max_frames": MAX_FRAMES,
+    }
+
+
+def longest_voice_s(checkpoint: Checkpoint) -> float:
+    """Seconds of the longest voice prompt: with one full chunk and the kept tail it fills the frames that the vocoder
+    is built for. A model that only hears takes what one window of its audio encoder holds."""
+    if not checkpoint.has_tts:
+        return 30.0
+    rules, up = _token2wav(checkpoint), checkpoint.flow.up
+    taken = rules["trim_tail_frames"] + up * (rules["chunk_tokens"] + rules["lookahead"])
+    return (rules["max_frames"] - taken) / (up * rules["token_rate_hz"])
+
+
+def _voice() -> dict:
+    # Voice prompt front ends (token2wav.py:100-158): 128-bin whisper mel for the speech tokenizer, 80-bin Kaldi fbank
+    # for campplus, 24 kHz mel for the flow prompt.
+    return {
+        "s3_mels": 128,
+        "fbank_mels": 80,
+        "mel24": {"n_fft": 1920, "hop": 480, "n_mels": 80, "f_max_hz": 8000},
     }
 
 

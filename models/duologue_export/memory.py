@@ -1,5 +1,6 @@
 """Peak resident memory of one stretch of work."""
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +26,19 @@ def _status(field: str) -> float:
 @contextmanager
 def peak_rss() -> Iterator[Peak]:
     """Measures through /proc (Linux): writing 5 to clear_refs resets the kernel's high-water mark to the present
-    size."""
+    size. Where that file may not be written (some containers), both figures come from the mark of the whole process,
+    so the growth is that above all earlier stretches."""
     peak = Peak()
-    Path("/proc/self/clear_refs").write_text("5")
-    start = _status("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        start, read = _process_peak(), _process_peak
+    else:
+        start, read = _status("VmRSS"), lambda: _status("VmHWM")
     yield peak
-    peak.megabytes = _status("VmHWM")
+    peak.megabytes = read()
     peak.growth_megabytes = peak.megabytes - start
+
+
+def _process_peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -46,13 +46,19 @@ def run(args: argparse.Namespace) -> int:
 def require_cuda_kernels(bundle: Path) -> dict[str, int]:
     """Checks every *.onnx of a folder; returns node counts. Raises `ExportError` listing every miss by graph, node and
     type."""
+    paths = sorted(bundle.glob("*.onnx"))
+    if not paths:
+        raise ExportError(f"{bundle}: holds no .onnx file.")
+    return require_kernels_of(paths)
+
+
+def require_kernels_of(paths: list[Path]) -> dict[str, int]:
+    """`require_cuda_kernels` for single files."""
     counts, misses = {}, []
-    for path in sorted(bundle.glob("*.onnx")):
+    for path in paths:
         checker = _Checker(onnx.load(path, load_external_data=False))
         counts[path.name] = checker.nodes
         misses += [f"{path.name}: {miss}" for miss in checker.misses]
-    if not counts:
-        raise ExportError(f"{bundle}: holds no .onnx file.")
     if misses:
         raise ExportError(f"operators without a CUDA kernel ({table_source()}):\n  " + "\n  ".join(misses))
     return counts

@@ -1,15 +1,18 @@
-"""`verify`: is every graph of a bundle the same function as its torch module?
+"""`verify`: is a bundle complete, and is every graph of it the same function as its torch module?
 
-One row per sub-module: the worst Pearson correlation, the largest absolute error and the largest relative error over
-seeded inputs of several lengths, empty caches and a second chunk included. Below the threshold of its precision a row
-fails by name and the exit code is 1. With the golden modules at hand the torch side itself is checked first, because
-agreeing with a wrong reference is no proof.
+First every file is compared with the size and the sha256 in the manifest. Then one row per sub-module: the worst
+Pearson correlation, the largest absolute error and the largest relative error over seeded inputs of several lengths,
+empty caches and a second chunk included. Embedding tables are compared with the checkpoint value by value. A row
+beyond a limit of its precision fails by name, the others still run, and the exit code is 1.
+
+With the golden modules at hand the torch side itself is checked first, because agreeing with a wrong reference is no
+proof; without them the report says that this was not done.
 """
 
 import argparse
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
+from duologue_export.bundle import Bundle, StepGraph, open_session
 from duologue_export.checkpoint import Checkpoint
 from duologue_export.dims import DecoderDims
 from duologue_export.errors import ExportError
@@ -25,11 +29,16 @@ from duologue_export.modules import cases, golden
 from duologue_export.modules.cases import Case
 from duologue_export.modules.decoder import TorchDecoder, llm_source, tts_source
 from duologue_export.modules.frontends import SPEAKER_FILE, TOKENIZER_FILE
-from duologue_export.modules.parity import THRESHOLDS, Row
+from duologue_export.modules.parity import THRESHOLDS, Row, print_table
 
-# Four bits in every layer of a 768-wide model cost this much on the logits; what counts is the sampled speech.
+# Four bits (attention and head keep eight) of a model as narrow as the tts cost more on the logits than on wide ones.
 TTS_INT4_LOGITS = 0.90
+TABLES = {"llm": "llm.model.embed_tokens.weight", "tts": "tts.emb_code.0.weight"}
+NOT_CHECKED = "not checked against golden modules"
 _KV_CAPACITY = 128
+_TABLE_BLOCK = 4096
+# 80000 values of a standard normal have a mean within 0.004 and a deviation within 0.003 of it; this is ten times that.
+_NOISE_TOLERANCE = 0.04
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,149 +52,162 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; 1 when a row fails."""
+    """Prints the tables; 1 when a row fails."""
     checkpoint, bundle = Checkpoint(args.checkpoint), Bundle(args.bundle)
     torch.set_num_threads(1)
     reference = golden.check(checkpoint, args.modules) if args.modules else []
     if reference:
-        print("PyTorch modules against the golden data")
-        _print_table(reference)
+        print(f"PyTorch side: checked against golden modules in {args.modules}")
+        print_table(reference)
+    else:
+        print(f"PyTorch side: {NOT_CHECKED}")
     rows = verify(checkpoint, bundle)
-    manifest = bundle.manifest
-    print(f"{bundle.folder}: {manifest['precision']} for {manifest['target']}, against the PyTorch modules")
-    _print_table(rows)
+    print(f"{bundle.folder}: {bundle.label}; against {checkpoint.folder} and its PyTorch modules")
+    print_table(rows)
+    failed = [row for row in reference + rows if not row.ok]
     if args.json:
-        report = {"bundle": bundle.manifest["name"], "golden": _as_json(reference), "graphs": _as_json(rows)}
+        report = {
+            "bundle": bundle.manifest["name"],
+            "precision": bundle.manifest["precision"],
+            "target": bundle.manifest["target"],
+            "providers": bundle.providers,
+            "notice": bundle.notice,
+            "pytorch_side": "checked against golden modules" if reference else NOT_CHECKED,
+            "golden": [row.as_json() for row in reference],
+            "graphs": [row.as_json() for row in rows],
+            "ok": not failed,
+        }
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-    failed = [f"{row.name} (PCC {row.pcc}, needs {row.threshold})" for row in reference + rows if not row.ok]
     if failed:
-        print("FAILED: " + ", ".join(failed))
+        print("FAILED: " + ", ".join(f"{row.name} ({'; '.join(row.failures)})" for row in failed))
     return 1 if failed else 0
 
 
-class Bundle:
-    """A written bundle: its manifest and its graphs as ONNX Runtime sessions."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        path = folder / "manifest.json"
-        if not path.is_file():
-            raise ExportError(f"{path}: missing. --bundle must name a folder written by `duologue-export export`.")
-        self.manifest = json.loads(path.read_text())
-        on_gpu = self.manifest["target"] == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-        self.providers = ["CUDAExecutionProvider"] if on_gpu else ["CPUExecutionProvider"]
-
-    def precision(self, graph: str) -> str:
-        """What the graph was written in (kept_precision, else the bundle's)."""
-        return self.manifest["kept_precision"].get(graph, self.manifest["precision"])
-
-    def session(self, graph: str) -> onnxruntime.InferenceSession:
-        """Loads `graph`. Raises `ExportError` when the file is missing."""
-        path = self.folder / graph
-        if not path.is_file():
-            raise ExportError(f"{path}: missing although the checkpoint has this sub-module. Export the bundle again.")
-        return open_session(str(path), self.providers)
-
-
-def open_session(model: str | bytes, providers: list[str]) -> onnxruntime.InferenceSession:
-    """A quiet session on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=providers)
-
-
 def verify(checkpoint: Checkpoint, bundle: Bundle) -> list[Row]:
-    """One row per sub-module that the checkpoint has."""
-    rows = [_decoder_row(checkpoint, bundle, "llm", checkpoint.llm), _row(checkpoint, bundle, cases.kv_compact)]
+    """The row of the files, then one row per sub-module that the checkpoint has."""
+    io = {"float32": "fp32", "float16": "fp16"}[bundle.manifest["io_dtype"]]
+
+    def graph(make: Callable[[Checkpoint], Iterable[Case]], precision: str | None = None) -> Row:
+        name = make.__name__
+        precision = precision or bundle.precision(f"{name}.onnx")
+        row = Row(name, precision, THRESHOLDS[precision])
+
+        def check(row: Row) -> None:
+            session = bundle.session(f"{name}.onnx")
+            row.ran_on = session.get_providers()
+            compare(row, session, make(checkpoint))
+
+        return row.run(check)
+
+    def exact(name: str, precision: str, measure: str, check: Callable[[Checkpoint, Bundle, Row], None]) -> Row:
+        return Row(name, precision, 1.0, measure).run(lambda row: check(checkpoint, bundle, row))
+
+    rows = [
+        exact("files", "-", "sha256", _files),
+        _decoder(checkpoint, bundle, "llm"),
+        exact("llm_embed", "-", "equal values", lambda *args: _table("llm", checkpoint.llm, *args)),
+        # Moves a cache and has no weights: its precision is that of the cache.
+        graph(cases.kv_compact, io),
+    ]
     if checkpoint.has_apm:
-        rows.append(_row(checkpoint, bundle, cases.apm))
+        rows.append(graph(cases.apm))
     if checkpoint.has_vision:
-        rows.append(_row(checkpoint, bundle, cases.vision))
+        rows.append(graph(cases.vision))
     if checkpoint.has_tts:
-        rows += [_row(checkpoint, bundle, cases.tts_condition), _decoder_row(checkpoint, bundle, "tts", checkpoint.tts)]
-        token2wav = (cases.flow_speaker, cases.flow_encoder, cases.flow_cfm, cases.hift)
-        rows += [_row(checkpoint, bundle, make) for make in token2wav]
-        rows += [_speech_tokenizer_row(checkpoint, bundle), _campplus_row(checkpoint, bundle)]
+        rows += [
+            graph(cases.tts_condition),
+            _decoder(checkpoint, bundle, "tts"),
+            exact("tts_embed", "-", "equal values", lambda *args: _table("tts", checkpoint.tts, *args)),
+            *(graph(make) for make in (cases.flow_speaker, cases.flow_encoder, cases.flow_cfm, cases.hift)),
+            exact("cfm_noise", "fp32", "size", _noise),
+            exact("speech_tokenizer", "fp32", "equal codes", _speech_tokenizer),
+            exact("campplus", "-", "equal bytes", _campplus),
+        ]
     return rows
 
 
-def _row(checkpoint: Checkpoint, bundle: Bundle, make: Callable[[Checkpoint], Iterator[Case]]) -> Row:
-    name = make.__name__
-    row = _new_row(bundle, name, f"{name}.onnx")
-    session = bundle.session(f"{name}.onnx")
+def compare(row: Row, session: onnxruntime.InferenceSession, made: Iterable[Case]) -> None:
+    """Runs the cases through a graph and takes every expected output into `row`."""
     kinds = {value.name: value.type for value in session.get_inputs()}
-    for case in make(checkpoint):
+    for case in made:
         feeds = {n: v.astype(np.float16) if "float16" in kinds[n] else v for n, v in case.feeds.items()}
-        actual = session.run(list(case.expected), feeds)
-        for (output, expected), value in zip(case.expected.items(), actual, strict=True):
-            row.add(output, expected, value)
-    return row
+        for output, value in zip(case.expected, session.run(list(case.expected), feeds), strict=True):
+            row.add(output, case.expected[output], value)
+            if output in case.exact:
+                row.require_equal(output, case.expected[output].astype(value.dtype), value)
 
 
-def _new_row(bundle: Bundle, name: str, graph: str) -> Row:
-    precision = bundle.precision(graph)
-    return Row(name, precision, THRESHOLDS[precision])
+def _files(_: Checkpoint, bundle: Bundle, row: Row) -> None:
+    faults = bundle.faults()
+    row.agreement = 1 - len(faults) / max(1, len(faults), len(bundle.manifest["files"]))
+    row.note = f"{len(bundle.manifest['files'])} files, sizes and checksums of the manifest"
+    if faults:
+        raise ExportError("; ".join(f"{bundle.folder / name} {fault}" for name, fault in faults.items()))
 
 
-def _decoder_row(checkpoint: Checkpoint, bundle: Bundle, name: str, dims: DecoderDims) -> Row:
+def _decoder(checkpoint: Checkpoint, bundle: Bundle, name: str) -> Row:
     """A prompt, two single tokens and a chunk, through one cache that past and present share."""
-    row = _new_row(bundle, name, f"{name}.onnx")
-    if name == "tts" and row.precision == "int4":
-        row.threshold = TTS_INT4_LOGITS
-    # In four bits the LLM is judged by its hidden states: they carry both the text and the speech condition.
-    judged = {"hidden"} if name == "llm" and row.precision == "int4" else {"hidden", "logits"}
-    torch_side = TorchDecoder(dims, llm_source(checkpoint) if name == "llm" else tts_source(checkpoint))
-    table = "llm.model.embed_tokens.weight" if name == "llm" else "tts.emb_code.0.weight"
-    generator, graph = cases.generator(), StepGraph(bundle.session(f"{name}.onnx"), dims)
-    for count in (17, 1, 1, 12):
-        tokens = torch.randint(0, dims.vocab, (count,), generator=generator)
-        embeds = torch.cat([checkpoint.weights.rows(table, token, token + 1) for token in tokens.tolist()])
-        logits, hidden = torch_side.step(embeds)
-        actual = graph.step(embeds.numpy())
-        for output, expected in (("logits", logits), ("hidden", hidden)):
-            if output in actual and output in judged:
-                row.add(output, expected.numpy(), actual[output][0])
-    return row
+    precision = bundle.precision(f"{name}.onnx")
+    row, judged = Row(name, precision, THRESHOLDS[precision]), {"hidden", "logits"}
+    if precision == "int4" and name == "tts":
+        row.threshold, row.note = TTS_INT4_LOGITS, "wider limits: four bits in a narrow model"
+    if precision == "int4" and name == "llm":
+        judged, row.note = {"hidden"}, "hidden states only: text and speech follow from them; logits are not judged"
+
+    def check(row: Row) -> None:
+        dims = checkpoint.llm if name == "llm" else checkpoint.tts
+        torch_side = TorchDecoder(dims, llm_source(checkpoint) if name == "llm" else tts_source(checkpoint))
+        session = bundle.session(f"{name}.onnx")
+        row.ran_on = session.get_providers()
+        generator, graph = cases.generator(), StepGraph(session, dims, _KV_CAPACITY)
+        for count in (17, 1, 1, 12):
+            tokens = torch.randint(0, dims.vocab, (count,), generator=generator).tolist()
+            embeds = torch.cat([checkpoint.weights.rows(TABLES[name], token, token + 1) for token in tokens])
+            logits, hidden = torch_side.step(embeds)
+            actual = graph.step(embeds.numpy()[None])
+            for output, expected in (("logits", logits), ("hidden", hidden)):
+                if output in actual and output in judged:
+                    row.add(output, expected.numpy(), actual[output][0])
+
+    return row.run(check)
 
 
-class StepGraph:
-    """Runs llm.onnx or tts.onnx for one session as the server does: past and present of a layer are the same memory."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, dims: DecoderDims, capacity: int = _KV_CAPACITY):
-        self.session = session
-        kinds = {value.name: value.type for value in session.get_inputs()}
-        self.io = np.float16 if "float16" in kinds["inputs_embeds"] else np.float32
-        shape = (1, dims.kv_heads, capacity, dims.head_dim)
-        device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
-        self.caches = {
-            f"{side}.{layer}": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, self.io), device)
-            for layer in range(dims.layers)
-            for side in ("key", "value")
-        }
-        self.length = 0
-
-    def step(self, embeds: np.ndarray) -> dict[str, np.ndarray]:
-        """embeds [S, hidden] -> logits [1, vocab] and, where the graph has it, hidden [1, S, hidden]."""
-        binding = self.session.io_binding()
-        self.length += len(embeds)
-        binding.bind_cpu_input("inputs_embeds", embeds[None].astype(self.io))
-        binding.bind_cpu_input("seqlens_k", np.array([self.length - 1], np.int32))
-        binding.bind_cpu_input("total_sequence_length", np.array(self.length, np.int32))
-        for name, value in self.caches.items():
-            binding.bind_ortvalue_input(f"past_{name}", value)
-            binding.bind_ortvalue_output(f"present_{name}", value)
-        wanted = [v.name for v in self.session.get_outputs() if not v.name.startswith("present_")]
-        for name in wanted:
-            binding.bind_output(name)
-        self.session.run_with_iobinding(binding)
-        return dict(zip(wanted, binding.copy_outputs_to_cpu()[-len(wanted) :], strict=True))
+def _table(name: str, dims: DecoderDims, checkpoint: Checkpoint, bundle: Bundle, row: Row) -> None:
+    """Every value of an embedding table against the checkpoint's, rounded to the type of the table."""
+    path, dtype = bundle.folder / f"{name}_embed.bin", bundle.table_type(name)
+    row.precision = {"float32": "fp32", "float16": "fp16"}[dtype.name]
+    wanted = dims.vocab * dims.hidden * dtype.itemsize
+    if path.stat().st_size != wanted:
+        raise ExportError(f"{path}: has {path.stat().st_size} bytes, the checkpoint's table needs {wanted}.")
+    for start in range(0, dims.vocab, _TABLE_BLOCK):
+        stop = min(dims.vocab, start + _TABLE_BLOCK)
+        expected = checkpoint.weights.rows(TABLES[name], start, stop).numpy()
+        actual = bundle.table_rows(name, dims.hidden, start, stop)
+        row.add_equal("rows", expected.astype(dtype), actual)
+        row.add_error(expected, actual.astype(np.float32))
+    row.note = f"{dims.vocab} rows, the checkpoint's values" + (
+        " rounded to float16" if row.precision == "fp16" else ""
+    )
 
 
-def _speech_tokenizer_row(checkpoint: Checkpoint, bundle: Bundle) -> Row:
+def _noise(checkpoint: Checkpoint, bundle: Bundle, row: Row) -> None:
+    """The start noise: size of the manifest, and values that are normally distributed."""
+    path, section = bundle.folder / "cfm_noise.bin", bundle.manifest["flow"]
+    shape = (checkpoint.flow.mel, section["noise_frames"])
+    noise = np.fromfile(path, np.float32)
+    row.note = "size, mean and deviation; the values are the exporter's own, no reference has them"
+    if path.stat().st_size != 4 * shape[0] * shape[1]:
+        raise ExportError(f"{path}: has {path.stat().st_size} bytes, {shape} float32 values need {4 * np.prod(shape)}.")
+    mean, deviation = float(noise.mean()), float(noise.std())
+    if not (abs(mean) <= _NOISE_TOLERANCE and abs(deviation - 1) <= _NOISE_TOLERANCE):
+        raise ExportError(f"{path}: mean {mean:.3g} and deviation {deviation:.3g} instead of 0 and 1.")
+    row.agreement = 1.0
+
+
+def _speech_tokenizer(checkpoint: Checkpoint, bundle: Bundle, row: Row) -> None:
     """Codes against the reference's rule, round(tanh + 1) in base 3, on the tanh values of the checkpoint's own
-    graph. The figure is the share of equal codes."""
-    row = Row("speech_tokenizer", "fp32", 1.0, note="share of equal codes")
+    graph."""
+    row.note = "the checkpoint's graph with the reference's rounding"
     source = onnx.load(checkpoint.token2wav / TOKENIZER_FILE)
     squashed = next((n.output[0] for n in reversed(source.graph.node) if n.op_type == "Tanh"), None)
     if squashed is None:
@@ -193,6 +215,7 @@ def _speech_tokenizer_row(checkpoint: Checkpoint, bundle: Bundle) -> Row:
     source.graph.output.append(helper.make_tensor_value_info(squashed, TensorProto.FLOAT, None))
     original = open_session(source.SerializeToString(), ["CPUExecutionProvider"])
     graph = bundle.session("speech_tokenizer.onnx")
+    row.ran_on = graph.get_providers()
     names = [value.name for value in graph.get_inputs()]
     generator = cases.generator()
     for frames in (64, 151):
@@ -200,33 +223,15 @@ def _speech_tokenizer_row(checkpoint: Checkpoint, bundle: Bundle) -> Row:
         feeds = dict(zip(names, (mel, np.array([frames], np.int32)), strict=True))
         values = original.run([squashed], feeds)[0].reshape(-1, 8)
         codes = (np.round(values + np.float32(1)).astype(np.int64) * 3 ** np.arange(8)).sum(1)
-        actual = graph.run(None, feeds)[0].ravel()
-        row.pcc = min(1.0 if row.pcc is None else row.pcc, float((codes == actual).mean()))
-    return row
+        row.add_equal("codes", codes, graph.run(None, feeds)[0].ravel())
 
 
-def _campplus_row(checkpoint: Checkpoint, bundle: Bundle) -> Row:
-    row = Row("campplus", "fp32", THRESHOLDS["fp32"])
-    original = open_session(str(checkpoint.token2wav / SPEAKER_FILE), ["CPUExecutionProvider"])
-    graph = bundle.session("campplus.onnx")
-    generator = cases.generator()
-    for frames in (98, 310):
-        feeds = {graph.get_inputs()[0].name: torch.randn(1, frames, 80, generator=generator).numpy()}
-        row.add("embedding", original.run(None, feeds)[0], graph.run(None, feeds)[0])
-    return row
-
-
-def _print_table(rows: list[Row]) -> None:
-    print(f"{'sub-module':18} {'precision':9} {'PCC':>10} {'max abs':>10} {'relative':>10} {'needs':>8}  result")
-    for row in rows:
-        pcc = "-" if row.pcc is None else f"{row.pcc:.7f}"
-        result = "ok" if row.ok else "FAILED"
-        note = f" ({row.note})" if row.note else ""
-        print(
-            f"{row.name:18} {row.precision:9} {pcc:>10} {row.max_abs:>10.2e} {row.relative:>10.2e} {row.threshold:>8}"
-            f"  {result}{note}"
-        )
-
-
-def _as_json(rows: list[Row]) -> list[dict]:
-    return [asdict(row) | {"ok": row.ok} for row in rows]
+def _campplus(checkpoint: Checkpoint, bundle: Bundle, row: Row) -> None:
+    """The file is copied: nothing to compare with PyTorch, only that the copy is the checkpoint's file."""
+    row.note = "copied file: sha256 of the bundle's and of the checkpoint's, not run"
+    paths = (checkpoint.token2wav / SPEAKER_FILE, bundle.folder / "campplus.onnx")
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    row.agreement = float(digests[0] == digests[1])

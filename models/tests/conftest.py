@@ -4,6 +4,8 @@ checkpoint."""
 import json
 import os
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from duologue_export.checkpoint import Checkpoint
+from duologue_export.export import Options, export_bundle
 
 torch.set_num_threads(1)
 
@@ -28,6 +31,19 @@ def golden() -> Path:
 def checkpoint(golden) -> Checkpoint:
     """The golden checkpoint, read only."""
     return Checkpoint(golden / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def bundle_of(checkpoint, tmp_path_factory) -> Callable[[str], Path]:
+    """precision -> a CPU bundle of the golden checkpoint, made once. Read only: copy it before changing it."""
+
+    @cache
+    def make(precision: str) -> Path:
+        out = tmp_path_factory.mktemp("bundles") / precision
+        export_bundle(checkpoint, out, Options(precision, "cpu", 256), "golden-tiny", [])
+        return out
+
+    return make
 
 
 class Copy:

@@ -14,13 +14,17 @@ import onnxruntime
 import pytest
 import torch
 from conftest import pcc
-from stepper import Stepper
 
+from duologue_export.bundle import StepGraph, open_session
 from duologue_export.decoders import export_llm, export_tts
 from duologue_export.graph.kv_compact import write_kv_compact
 from duologue_export.modules.decoder import TorchDecoder, llm_source, tts_source
 
 STEPS = ("prefill", "step1", "step2", "step3")
+
+
+def stepper(path, dims, slots: int = 1) -> StepGraph:
+    return StepGraph(open_session(str(path), ["CPUExecutionProvider"]), dims, 64, slots)
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +46,26 @@ def tts_golden(golden):
 
 
 def test_llm_equals_golden(fp32, checkpoint, llm_golden):
-    stepper = Stepper(fp32 / "llm.onnx", checkpoint.llm)
+    graph = stepper(fp32 / "llm.onnx", checkpoint.llm)
     for name in STEPS:
-        out = stepper.step(llm_golden[f"{name}_in"][None])
+        out = graph.step(llm_golden[f"{name}_in"][None])
         np.testing.assert_allclose(out["hidden"][0], llm_golden[f"{name}_hidden"], atol=1e-4)
         np.testing.assert_allclose(out["logits"][0], llm_golden[f"{name}_logits_last"], atol=1e-4)
     for layer in range(checkpoint.llm.layers):
-        np.testing.assert_allclose(stepper.cache("key", layer), llm_golden["kv_key"][layer], atol=1e-4)
-        np.testing.assert_allclose(stepper.cache("value", layer), llm_golden["kv_value"][layer], atol=1e-4)
+        np.testing.assert_allclose(graph.cache("key", layer), llm_golden["kv_key"][layer], atol=1e-4)
+        np.testing.assert_allclose(graph.cache("value", layer), llm_golden["kv_value"][layer], atol=1e-4)
 
 
 def test_tts_equals_golden(fp32, checkpoint, tts_golden):
-    stepper = Stepper(fp32 / "tts.onnx", checkpoint.tts)
+    graph = stepper(fp32 / "tts.onnx", checkpoint.tts)
     table = np.fromfile(fp32 / "tts_embed.bin", np.float32).reshape(checkpoint.tts.vocab, checkpoint.tts.hidden)
     np.testing.assert_array_equal(table[1234], tts_golden["emb_code_1234"])
-    prefill = stepper.step(tts_golden["condition"][None])
+    prefill = graph.step(tts_golden["condition"][None])
     np.testing.assert_allclose(prefill["logits"][0], tts_golden["prefill_logits_last"], atol=1e-4)
-    step = stepper.step(table[1234][None, None])
+    step = graph.step(table[1234][None, None])
     np.testing.assert_allclose(step["logits"][0], tts_golden["step_logits"], atol=1e-4)
     for layer in range(checkpoint.tts.layers):
-        np.testing.assert_allclose(stepper.cache("key", layer), tts_golden["kv_key"][layer], atol=1e-4)
+        np.testing.assert_allclose(graph.cache("key", layer), tts_golden["kv_key"][layer], atol=1e-4)
 
 
 def test_torch_decoder_equals_golden(checkpoint, llm_golden, tts_golden):
@@ -80,9 +84,9 @@ def test_torch_decoder_equals_golden(checkpoint, llm_golden, tts_golden):
 def test_ragged_batch_equals_single_sequences(fp32, checkpoint, llm_golden):
     rows = llm_golden["prefill_in"]
     singles = []
-    batch = Stepper(fp32 / "llm.onnx", checkpoint.llm, slots=3)
+    batch = stepper(fp32 / "llm.onnx", checkpoint.llm, slots=3)
     for slot, length in enumerate((3, 11, 7)):
-        single = Stepper(fp32 / "llm.onnx", checkpoint.llm)
+        single = stepper(fp32 / "llm.onnx", checkpoint.llm)
         single.step(rows[None, :length])
         for name, value in batch.caches.items():
             merged = value.numpy().copy()
@@ -108,13 +112,13 @@ def test_ragged_batch_equals_single_sequences(fp32, checkpoint, llm_golden):
 def test_precisions(checkpoint, tmp_path, llm_golden, tts_golden, precision, target, hidden_floor, tts_floor):
     fragment = export_llm(checkpoint, tmp_path, precision, target)
     export_tts(checkpoint, tmp_path, precision, target)
-    stepper = Stepper(tmp_path / "llm.onnx", checkpoint.llm)
-    assert stepper.io == (np.float16 if target == "cuda" else np.float32)
+    graph = stepper(tmp_path / "llm.onnx", checkpoint.llm)
+    assert graph.io == (np.float16 if target == "cuda" else np.float32)
     for name in STEPS:
-        out = stepper.step(llm_golden[f"{name}_in"][None])
+        out = graph.step(llm_golden[f"{name}_in"][None])
         assert out["logits"].dtype == out["hidden"].dtype == np.float32
         assert pcc(out["hidden"], llm_golden[f"{name}_hidden"]) > hidden_floor
-    tts = Stepper(tmp_path / "tts.onnx", checkpoint.tts).step(tts_golden["condition"][None])
+    tts = stepper(tmp_path / "tts.onnx", checkpoint.tts).step(tts_golden["condition"][None])
     assert pcc(tts["logits"], tts_golden["prefill_logits_last"]) > tts_floor
     assert fragment["llm"]["embed_dtype"] == "float16"
     table = np.fromfile(tmp_path / "llm_embed.bin", np.float16)

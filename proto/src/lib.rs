@@ -1,7 +1,6 @@
 //! Everything Duologue writes for, or reads from, other programs, as serde types.
 //!
-//! Owns the shapes only: no IO, no clock, no tensors. A type here is the single source of truth of its wire; the fixtures in
-//! `proto/fixtures` are read by every side that speaks it.
+//! Owns the shapes only: no IO, no clock, no tensors. A type here is the single source of truth of its wire.
 
 pub mod session_record;
 pub mod timeline;

@@ -1,6 +1,6 @@
 //! The timeline of a session: one JSON object per line, in the order things happened.
 //!
-//! Written by `duologue talk --timeline` and read by people and by the replay page.
+//! Written by `duologue talk --timeline` and `duologue replay`, read by people and by `bench/reference/compare.py`.
 
 use serde::{Deserialize, Serialize};
 

@@ -19,15 +19,22 @@ pub struct HostArgs {
 /// How ONNX Runtime is found and used.
 #[derive(Debug, Args)]
 pub struct RuntimeArgs {
-    /// cpu, cuda, cuda:N, or auto (cuda if it works, else cpu; the choice is printed)
+    /// cpu, cuda, cuda:N, or auto (what the bundle was exported for)
     #[arg(long, env = "DUOLOGUE_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Threads of each graph on the CPU [default: 1]
-    #[arg(long, env = "DUOLOGUE_THREADS", default_value_t = 1, value_name = "N")]
+    /// Threads of each graph on the CPU
+    #[arg(long, env = "DUOLOGUE_THREADS", default_value_t = 1, value_name = "N", value_parser = at_least_one)]
     pub threads: usize,
     /// libonnxruntime to load [default: searched, see `duologue doctor`]
     #[arg(long, env = "DUOLOGUE_ORT", value_name = "FILE")]
     pub ort: Option<PathBuf>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("give a number of 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+    }
 }
 
 /// Keeps ONNX Runtime from collecting telemetry. Must run before any thread exists.
@@ -40,7 +47,16 @@ pub fn silence_telemetry() {
 impl RuntimeArgs {
     /// Loads ONNX Runtime.
     pub fn load(&self) -> Result<Runtime> {
-        let options = RuntimeOptions { library: self.ort.clone(), device: self.device, threads: self.threads };
+        self.load_on(self.device)
+    }
+
+    /// Loads ONNX Runtime for a bundle, whose target settles `auto`.
+    pub fn load_for(&self, bundle: &Bundle) -> Result<Runtime> {
+        self.load_on(self.device.for_target(bundle.manifest().target))
+    }
+
+    fn load_on(&self, device: DeviceChoice) -> Result<Runtime> {
+        let options = RuntimeOptions { library: self.ort.clone(), device, threads: self.threads };
         Runtime::load(&options).context("ONNX Runtime")
     }
 }
@@ -49,6 +65,6 @@ impl HostArgs {
     /// Opens the bundle and loads ONNX Runtime.
     pub fn open(&self) -> Result<(Runtime, Bundle)> {
         let bundle = Bundle::open(&self.bundle)?;
-        Ok((self.runtime.load()?, bundle))
+        Ok((self.runtime.load_for(&bundle)?, bundle))
     }
 }

@@ -20,7 +20,8 @@ pub fn golden() -> PathBuf {
 
 /// The bundle of the golden checkpoint; `make bundle` exports it.
 pub fn bundle() -> PathBuf {
-    let path = std::env::var_os("DUOLOGUE_BUNDLE").map_or_else(|| root().join("out/bundles/golden-fp32"), PathBuf::from);
+    let path =
+        std::env::var_os("DUOLOGUE_BUNDLE").map_or_else(|| root().join("out/bundles/golden-fp32"), PathBuf::from);
     assert!(path.join("manifest.json").is_file(), "{} is no bundle; run `make bundle` first", path.display());
     path
 }
@@ -59,8 +60,10 @@ const MAX_ABS: f32 = 0.02;
 /// Compares a replayed session with its record; returns every difference as a sentence.
 pub fn judge(recorded_dir: &Path, replayed_dir: &Path) -> Vec<String> {
     let read = |path: PathBuf| std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let recorded: GoldenSession = serde_json::from_slice(&read(recorded_dir.join("session.json"))).expect("a recorded session");
-    let replayed: ReplayRecord = serde_json::from_slice(&read(replayed_dir.join("session.json"))).expect("a replayed session");
+    let recorded: GoldenSession =
+        serde_json::from_slice(&read(recorded_dir.join("session.json"))).expect("a recorded session");
+    let replayed: ReplayRecord =
+        serde_json::from_slice(&read(replayed_dir.join("session.json"))).expect("a replayed session");
     let everything = samples(&recorded_dir.join("waveform_all.wav"));
     let mut differences = Vec::new();
     if recorded.units.len() != replayed.units.len() {
@@ -90,7 +93,9 @@ pub fn judge(recorded_dir: &Path, replayed_dir: &Path) -> Vec<String> {
 }
 
 fn samples(path: &Path) -> Vec<f32> {
-    wav::read_mono(path, wav::Limits { min_seconds: 0.0, max_seconds: 1e6 }).unwrap_or_else(|error| panic!("{error}")).samples
+    wav::read_mono(path, wav::Limits { min_seconds: 0.0, max_seconds: 1e6 })
+        .unwrap_or_else(|error| panic!("{error}"))
+        .samples
 }
 
 /// Pearson correlation; 1 for two equal constants.

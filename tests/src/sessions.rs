@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue_audio::wav;
-use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareWork, session_defaults};
+use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareWork, UnitInput, session_defaults};
 use duologue_model::{Bundle, DeviceChoice, Runtime, RuntimeOptions};
 use duologue_session::{DecodeMode, Mode, SessionConfig, TextDecoder};
 
@@ -16,13 +16,18 @@ pub fn engine(slots: usize) -> Engine {
     Engine::start(&runtime, &bundle, EngineOptions { slots, start_noise: None }).unwrap()
 }
 
-/// The golden user audio as whole chunks, rotated by `offset` chunks and repeated for `units` units.
-pub fn user_audio(offset: usize, units: usize) -> Vec<Vec<f32>> {
+/// The golden user audio in whole chunks, from chunk `offset` on, for ever.
+pub fn user_audio(offset: usize) -> impl Iterator<Item = Vec<f32>> {
     let limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
     let pcm = wav::read_mono(&golden().join("inputs/public_input.wav"), limits).unwrap();
     let chunk = pcm.rate_hz as usize;
-    let whole: Vec<&[f32]> = pcm.samples.chunks_exact(chunk).collect();
-    (0..units).map(|unit| whole[(unit + offset) % whole.len()].to_vec()).collect()
+    let chunks = pcm.samples.len() / chunk;
+    (offset..).map(move |number| pcm.samples[number % chunks * chunk..][..chunk].to_vec())
+}
+
+/// A unit of user audio.
+pub fn heard(audio: Vec<f32>) -> UnitInput {
+    UnitInput { audio, ..UnitInput::default() }
 }
 
 /// The bundle's settings, with every choice greedy.
@@ -38,7 +43,8 @@ pub fn begin(engine: &Engine, config: &SessionConfig) -> Conversation {
     let limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
     let voice = Arc::new(wav::read_mono(&golden().join("inputs/ref_public.wav"), limits).unwrap());
     let prompt = &engine.bundle().manifest().prompt;
-    let encode = |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", &prompt.default_system_prompt));
+    let encode =
+        |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", &prompt.default_system_prompt));
     let options = OpenOptions {
         prompt: PrepareWork {
             prefix: encode(&prompt.prefix),

@@ -1,15 +1,16 @@
 //! Several sessions in one process, decoded as one batch.
 //!
-//! 1. Eight sessions with different audio, started at staggered phases, give the same tokens, texts and audio tokens as when each
-//!    runs alone.
-//! 2. A ninth session is refused by name, and the slot of a session that ended can be taken again.
-//! 3. A session that is dropped in the middle of a unit does not disturb the others.
+//! 1. Eight sessions with different audio, each started while its predecessor is in its second unit, give the same tokens, texts,
+//!    audio tokens and samples as when each runs alone; and they really were decoded together.
+//! 2. A full engine refuses one more by name, and the slot of a session that ended can be taken again.
+//! 3. A session that vanishes in the middle of a unit does not disturb the others.
+//! 4. A session whose context is full ends alone, with its reason.
 
-use std::sync::Barrier;
+use std::sync::mpsc;
 
-use duologue_engine::{Engine, FinishedUnit, UnitInput};
-use duologue_session::Mode;
-use duologue_tests::sessions::{begin, engine, greedy, user_audio};
+use duologue_engine::{Engine, FinishedUnit, OpenOptions, PrepareWork};
+use duologue_session::{Mode, WindowMode};
+use duologue_tests::sessions::{begin, engine, greedy, heard, user_audio};
 
 const SESSIONS: usize = 8;
 const UNITS: usize = 10;
@@ -19,18 +20,31 @@ struct Said {
     tokens: Vec<u32>,
     text: String,
     codes: Vec<u32>,
-    samples: usize,
+    samples: Vec<i16>,
 }
 
 fn said(unit: FinishedUnit) -> Said {
     let end = unit.report.end;
-    Said { tokens: end.tokens, text: end.text, codes: unit.codes, samples: unit.samples.len() }
+    Said { tokens: end.tokens, text: end.text, codes: unit.codes, samples: unit.samples }
 }
 
 fn run(engine: &Engine, number: usize) -> Vec<Said> {
+    run_in_phase(engine, number, || (), || ())
+}
+
+/// `wait` comes before the session, `go` after its first unit.
+fn run_in_phase(engine: &Engine, number: usize, wait: impl FnOnce(), go: impl FnOnce()) -> Vec<Said> {
+    wait();
     let mut conversation = begin(engine, &greedy(engine, Mode::Live));
-    let unit = |audio| said(conversation.unit(UnitInput { audio, ..UnitInput::default() }).unwrap());
-    user_audio(3 * number, UNITS).into_iter().map(unit).collect()
+    let mut go = Some(go);
+    let mut said_all = Vec::with_capacity(UNITS);
+    for audio in user_audio(3 * number).take(UNITS) {
+        said_all.push(said(conversation.unit(heard(audio)).unwrap()));
+        if let Some(go) = go.take() {
+            go();
+        }
+    }
+    said_all
 }
 
 #[test]
@@ -42,20 +56,27 @@ fn eight_sessions_say_what_each_says_alone() {
     let distinct = alone.iter().map(|said| format!("{said:?}")).collect::<std::collections::HashSet<_>>();
     assert!(distinct.len() > SESSIONS / 2, "the sessions are alike, mixed-up slots would not show");
 
-    // Each starts when its predecessor has finished a unit, so prefills meet decodes of others in every phase.
-    let start = Barrier::new(SESSIONS);
+    assert_eq!(engine.widest_batch(), 1);
     let together: Vec<_> = std::thread::scope(|scope| {
+        let mut turn = None;
         let threads: Vec<_> = (0..SESSIONS)
             .map(|number| {
-                let (engine, start) = (&engine, &start);
+                let (next, mine) = mpsc::channel();
+                let before: Option<mpsc::Receiver<()>> = turn.replace(mine);
+                let engine = &engine;
                 scope.spawn(move || {
-                    start.wait();
-                    run(engine, number)
+                    let wait = || before.into_iter().for_each(|before| before.recv().expect("the predecessor started"));
+                    // The last session has no successor to tell.
+                    let go = || {
+                        let _ = next.send(());
+                    };
+                    run_in_phase(engine, number, wait, go)
                 })
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
+    assert!(engine.widest_batch() > 2, "at most {} sessions were decoded together", engine.widest_batch());
     for (number, (alone, together)) in alone.iter().zip(&together).enumerate() {
         assert_eq!(alone, together, "session {number}");
     }
@@ -68,14 +89,17 @@ fn a_full_engine_refuses_and_a_freed_slot_is_taken_again() {
     let first = begin(&engine, &config);
     let _second = begin(&engine, &config);
     assert_eq!(engine.busy_slots(), 2);
-    let prompt = duologue_engine::PrepareWork { prefix: vec![1], suffix: vec![], reference: None, voice: None };
-    let options = duologue_engine::OpenOptions { prompt, source_noise: false, record_window: false };
-    let error = engine.open(&config, options).unwrap_err();
+    let prompt = PrepareWork { prefix: vec![1], suffix: vec![], reference: None, voice: None };
+    let options = OpenOptions { prompt, source_noise: false, record_window: false };
+    let error = engine.open(&config, options.clone()).unwrap_err();
+    assert!(error.to_string().contains("speaks but has no voice"), "{error}");
+    let mut silent = config.clone();
+    silent.speech = None;
+    let error = engine.open(&silent, options).unwrap_err();
     assert!(error.to_string().contains("all 2 session slots are in use"), "{error}");
     drop(first);
     let mut third = begin(&engine, &config);
-    let audio = user_audio(0, 1).remove(0);
-    assert!(third.unit(UnitInput { audio, ..UnitInput::default() }).is_ok());
+    assert!(third.unit(heard(user_audio(0).next().unwrap())).is_ok());
 }
 
 #[test]
@@ -86,10 +110,30 @@ fn a_session_that_vanishes_does_not_disturb_the_others() {
         let kept = scope.spawn(|| run(&engine, 1));
         for _ in 0..20 {
             let mut leaving = begin(&engine, &greedy(&engine, Mode::Live));
-            leaving.start_unit(UnitInput { audio: user_audio(5, 1).remove(0), force_listen: false, frames: Vec::new() }).unwrap();
+            leaving.start_unit(heard(user_audio(5).next().unwrap())).unwrap();
             drop(leaving);
         }
         kept.join().unwrap()
     });
     assert_eq!(expected, other);
+}
+
+#[test]
+fn a_full_context_ends_one_session_only() {
+    let engine = engine(2);
+    let mut endless = greedy(&engine, Mode::Live);
+    endless.window.mode = WindowMode::Off;
+    let error = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut config = greedy(&engine, Mode::Live);
+            config.window.mode = WindowMode::Basic;
+            let mut conversation = begin(&engine, &config);
+            user_audio(7).take(300).for_each(|audio| drop(conversation.unit(heard(audio)).unwrap()));
+        });
+        let mut conversation = begin(&engine, &endless);
+        let error = user_audio(0).find_map(|audio| conversation.unit(heard(audio)).err()).expect("the context ends");
+        other.join().unwrap();
+        error
+    });
+    assert!(error.to_string().contains("context"), "{error}");
 }

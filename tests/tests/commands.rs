@@ -16,19 +16,24 @@ const LIMITS: wav::Limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
 
 fn talk(input: &Path, mode: &str, dir: &Path) -> (Vec<UnitLine>, Vec<i16>) {
     let (reply, timeline, bundle) = (dir.join("reply.wav"), dir.join("timeline.jsonl"), bundle());
-    let arguments = ["talk", "--device", "cpu", "--bundle", bundle.to_str().unwrap(), "--input", input.to_str().unwrap()];
+    let arguments =
+        ["talk", "--device", "cpu", "--bundle", bundle.to_str().unwrap(), "--input", input.to_str().unwrap()];
     let output = ["--mode", mode, "--output", reply.to_str().unwrap(), "--timeline", timeline.to_str().unwrap()];
     let printed = succeed(&[&arguments[..], &output].concat());
     assert!(printed.contains("The weights are random"), "{printed}");
     let text = std::fs::read_to_string(&timeline).unwrap();
     let events: Vec<TimelineEvent> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(matches!(events.first(), Some(TimelineEvent::Session { prompt_tokens: 1.., .. })), "{events:?}");
-    let units: Vec<UnitLine> =
-        events.iter().filter_map(|event| if let TimelineEvent::Unit(unit) = event { Some(unit.clone()) } else { None }).collect();
+    let units: Vec<UnitLine> = events
+        .iter()
+        .filter_map(|event| if let TimelineEvent::Unit(unit) = event { Some(unit.clone()) } else { None })
+        .collect();
     let pcm = wav::read_mono(&reply, wav::Limits { min_seconds: 0.0, ..LIMITS }).unwrap();
     assert_eq!(pcm.rate_hz, 24_000);
     assert_eq!(units.iter().map(|unit| unit.reply_samples).sum::<usize>(), pcm.samples.len());
-    let Some(TimelineEvent::End { units: count, speak_units, .. }) = events.last() else { panic!("no last line: {events:?}") };
+    let Some(TimelineEvent::End { units: count, speak_units, .. }) = events.last() else {
+        panic!("no last line: {events:?}")
+    };
     assert_eq!(*count, units.len());
     assert_eq!(*speak_units, units.iter().filter(|unit| unit.decision == Decision::Speak).count());
     (units, pcm.samples.iter().map(|sample| (sample * 32768.0) as i16).collect())
@@ -63,7 +68,7 @@ fn talk_takes_any_wav_and_accounts_for_every_sample() {
     let input = dir.path().join("odd.wav");
     odd_recording(&input, 12);
     let (units, reply) = talk(&input, "live", dir.path());
-    assert_eq!(units.len(), 12);
+    assert!(units.len() >= 12, "every second is heard, and silence after it while the model speaks");
     assert!(units.iter().any(|unit| unit.decision == Decision::Listen));
     assert!(units.iter().any(|unit| unit.decision == Decision::Speak && unit.reply_samples > 0));
     assert!(units.windows(2).all(|pair| pair[0].kv_tokens < pair[1].kv_tokens), "without a window the cache grows");
@@ -78,7 +83,9 @@ fn live_speech_has_no_artificial_silence() {
     let leading_zeros = |samples: &[i16]| samples.iter().take_while(|sample| **sample == 0).count();
     let (units, reply) = talk(&input, "fidelity", dir.path());
     assert!(leading_zeros(&reply) >= 3840, "the reference puts 160 ms of zeros before a turn");
-    assert!(units.iter().all(|unit| unit.decision == Decision::Listen || unit.end_of_turn || unit.reply_samples == 24_000));
+    assert!(
+        units.iter().all(|unit| unit.decision == Decision::Listen || unit.end_of_turn || unit.reply_samples == 24_000)
+    );
     let (_, reply) = talk(&input, "live", dir.path());
     assert!(leading_zeros(&reply) < 24, "{} zeros before the first word", leading_zeros(&reply));
 }

@@ -11,8 +11,17 @@ fn replay(session: &str) {
     let out = tempfile::tempdir().unwrap();
     let out_dir = out.path().to_str().unwrap();
     let bundle = bundle();
-    let arguments =
-        ["replay", "--device", "cpu", "--bundle", bundle.to_str().unwrap(), "--golden", recorded.to_str().unwrap(), "--out", out_dir];
+    let arguments = [
+        "replay",
+        "--device",
+        "cpu",
+        "--bundle",
+        bundle.to_str().unwrap(),
+        "--golden",
+        recorded.to_str().unwrap(),
+        "--out",
+        out_dir,
+    ];
     succeed(&arguments);
     let differences = judge(&recorded, out.path());
     assert!(differences.is_empty(), "{} differences, the first: {}", differences.len(), differences[0]);

@@ -1,13 +1,16 @@
 //! Ten minutes of conversation with a sliding window (600 units).
 //!
-//! The LLM cache stays within the window's bound, the audio encoder's cache within its positions, every unit gives one report, and
-//! the process does not grow: resident memory after the first two minutes and at the end differ by less than 16 MiB.
+//! The LLM cache stays within the window's bound; the audio encoder's cache grows by exactly one second per unit and starts anew
+//! every 29 units, so mel window and units have not drifted apart by a frame; and the process does not grow: resident memory after the
+//! first two minutes and at the end differ by less than 16 MiB.
 
-use duologue_engine::UnitInput;
 use duologue_session::{Mode, WindowMode};
-use duologue_tests::sessions::{begin, engine, greedy, user_audio};
+use duologue_tests::sessions::{begin, engine, greedy, heard, user_audio};
 
 const UNITS: usize = 600;
+/// Encoder frames of a second of audio, and the seconds after which its 1500 positions are used up.
+const FRAMES_PER_UNIT: usize = 50;
+const UNITS_PER_APM_CACHE: usize = 29;
 const SETTLED: usize = 120;
 const GROWTH_LIMIT_KIB: usize = 16 * 1024;
 
@@ -19,7 +22,6 @@ fn resident_kib() -> usize {
 
 fn ten_minutes(mode: WindowMode, bound: impl Fn(usize) -> usize) {
     let engine = engine(1);
-    let max_positions = engine.bundle().manifest().apm.as_ref().unwrap().max_positions;
     let mut config = greedy(&engine, Mode::Live);
     config.window.mode = mode;
     config.window.basic_high_tokens = 900;
@@ -27,10 +29,10 @@ fn ten_minutes(mode: WindowMode, bound: impl Fn(usize) -> usize) {
     let mut conversation = begin(&engine, &config);
     let prompt = conversation.prepared().kv_len;
     let (mut settled, mut longest, mut evictions) = (0, 0, 0);
-    for (number, audio) in user_audio(0, UNITS).into_iter().enumerate() {
-        let unit = conversation.unit(UnitInput { audio, ..UnitInput::default() }).unwrap();
-        assert_eq!(unit.report.unit.0 as usize, number, "units and audio drifted apart");
-        assert!(unit.report.apm_kv[1] <= max_positions);
+    for (number, audio) in user_audio(0).take(UNITS).enumerate() {
+        let unit = conversation.unit(heard(audio)).unwrap();
+        assert_eq!(unit.report.unit.0 as usize, number);
+        assert_eq!(unit.report.apm_kv[1], FRAMES_PER_UNIT * (number % UNITS_PER_APM_CACHE + 1), "unit {number}");
         longest = longest.max(unit.report.kv_final);
         evictions = unit.report.window.unwrap().events;
         if number == SETTLED {
@@ -38,7 +40,9 @@ fn ten_minutes(mode: WindowMode, bound: impl Fn(usize) -> usize) {
         }
     }
     let end = resident_kib();
-    println!("{mode:?}: cache at most {longest} rows, {evictions} evictions, resident {settled} KiB after {SETTLED} units, {end} KiB at the end");
+    println!(
+        "{mode:?}: cache at most {longest} rows, {evictions} evictions, resident {settled} KiB after {SETTLED} units, {end} KiB at the end"
+    );
     assert!(evictions > 10, "the window was never at work");
     assert!(longest <= bound(prompt), "{longest} rows in the cache, at most {} expected", bound(prompt));
     assert!(end < settled + GROWTH_LIMIT_KIB, "memory grew from {settled} to {end} KiB");

@@ -21,7 +21,7 @@ import torch
 
 from duologue_export.dims import DecoderDims
 from duologue_export.errors import ExportError
-from duologue_export.graph.linear import Numbers, ReadRows, linear, linear_rows
+from duologue_export.graph.linear import Numbers, ReadRows, linear, linear_rows, narrowed
 from duologue_export.graph.writer import FLOAT, FLOAT16, INT32, GraphWriter
 from duologue_export.tensors import TensorSource
 
@@ -96,7 +96,7 @@ class _Builder:
         return self.source.weights.tensor(f"{self.source.prefix}{name}.weight", shape)
 
     def gain(self, name: str, size: int) -> str:
-        return self.graph.constant(name, self.weight(name, size).numpy().astype(self.numbers.io))
+        return self.graph.constant(name, narrowed(self.weight(name, size).numpy(), self.numbers.io))
 
     def project(self, layer: str, name: str, x: str, weight: torch.Tensor) -> str:
         return linear(self.graph, self.kept.get(name, self.numbers), f"{layer}.{name}", x, weight)

@@ -32,12 +32,18 @@ class Numbers:
         return cls(io, {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[precision], target)
 
 
+def narrowed(array: np.ndarray, dtype: type) -> np.ndarray:
+    """`array` as `dtype`; what does not fit becomes infinite, and the writer refuses it by name."""
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
 def linear(graph: GraphWriter, numbers: Numbers, name: str, x: str, weight: torch.Tensor) -> str:
     """y = x W^T for a weight [rows, columns] that fits into memory."""
     rows, columns = weight.shape
     if numbers.bits <= 8:
         return _quantized(graph, numbers, name, x, (rows, columns), lambda a, b: weight[a:b])
-    constant = graph.constant(f"{name}.weight", weight.T.numpy().astype(numbers.io))
+    constant = graph.constant(f"{name}.weight", narrowed(weight.T.numpy(), numbers.io))
     return graph.node("MatMul", [x, constant], name)
 
 
@@ -64,7 +70,7 @@ def _quantized(graph: GraphWriter, numbers: Numbers, name: str, x: str, shape: t
     def packed() -> Iterator[np.ndarray]:
         for start, stop in _ranges(rows):
             blocks = quantize_blocks(read(start, stop), numbers.bits)
-            scales.append(blocks.scales.astype(numbers.io))
+            scales.append(narrowed(blocks.scales, numbers.io))
             zero_points.append(blocks.zero_points)
             yield blocks.packed
 

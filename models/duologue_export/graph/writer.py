@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from duologue_export.errors import ExportError
+
 OPSET = 21
 IR_VERSION = 10
 # Constants below this size stay inside the .onnx file, where ONNX Runtime can read them while it builds the graph.
@@ -16,6 +18,15 @@ _INLINE_BYTES = 1024
 _ALIGN = 4096
 
 FLOAT, FLOAT16, INT32, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64
+
+
+def require_finite(array: np.ndarray, file: str, name: str) -> None:
+    """Raises `ExportError` naming the constant when it holds NaN or infinity: broken weights, or float16 too narrow."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ExportError(
+            f"{file}: '{name}' holds values that are not finite as {array.dtype}. If float16 is too narrow for them, "
+            "export for --target cpu; otherwise the checkpoint's weights are broken."
+        )
 
 
 class GraphWriter:
@@ -61,6 +72,7 @@ class GraphWriter:
     def constant(self, name: str, value: np.ndarray) -> str:
         """Adds a constant."""
         if value.nbytes < _INLINE_BYTES:
+            require_finite(value, self.path.name, name)
             self._constants.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
             return name
         return self.stream(name, value.dtype, value.shape, [value])
@@ -72,7 +84,10 @@ class GraphWriter:
         self._data.write(bytes(-self._data.tell() % _ALIGN))
         offset = self._data.tell()
         for piece in pieces:
-            self._data.write(np.ascontiguousarray(piece, dtype=dtype).data)
+            with np.errstate(over="ignore"):
+                piece = np.ascontiguousarray(piece, dtype=dtype)
+            require_finite(piece, self.path.name, name)
+            self._data.write(piece.data)
         length = self._data.tell() - offset
         expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
         assert length == expected, (

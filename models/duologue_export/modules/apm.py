@@ -19,8 +19,6 @@ from duologue_export.modules.layers import WeightedModule, attention
 
 # LayerNorm's default in torch; WhisperConfig has no entry for it.
 EPS = 1e-5
-# Voice prompts are encoded in blocks of one second (50 frames of 20 ms): config audio_chunk_length.
-FRAMES_PER_SECOND = 50
 
 
 class Apm(WeightedModule):
@@ -58,10 +56,14 @@ class Apm(WeightedModule):
             h = self.norm(x, f"{name}.final_layer_norm", EPS)
             x = x + self.linear(F.gelu(self.linear(h, f"{name}.fc1")), f"{name}.fc2")
         x = self.norm(x, "layer_norm", EPS)
-        embeds = F.relu(self.linear(x, "projector.linear1"))
-        whole = len(embeds) // d.pool * d.pool
-        embeds = self.linear(embeds[:whole].unflatten(0, (-1, d.pool)).mean(1), "projector.linear2")
-        return embeds, torch.stack(keys, 1), torch.stack(values, 1), x
+        return self.project(x), torch.stack(keys, 1), torch.stack(values, 1), x
+
+    def project(self, x):
+        """Encoder frames [n, hidden] -> embeds [n // pool, D]."""
+        pool = self.dims.pool
+        x = F.relu(self.linear(x, "projector.linear1"))
+        x = x[: len(x) // pool * pool].unflatten(0, (-1, pool)).mean(1)
+        return self.linear(x, "projector.linear2")
 
 
 def build(checkpoint: Checkpoint, half: bool = False, bits: int | None = None) -> GraphBuilder:
@@ -161,6 +163,6 @@ def export(checkpoint: Checkpoint, out_dir: Path, precision: str, target: str) -
             "head_dim": d.head_dim,
             "max_positions": d.max_positions,
             "pool": d.pool,
-            "mask_frames": FRAMES_PER_SECOND,
+            "mask_frames": d.mask_frames,
         }
     }

@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from duologue_export.graph.writer import require_finite
 from duologue_export.quantize import node_attributes, quantize_blocks
 
 OPSET = 20
@@ -92,11 +93,14 @@ class GraphBuilder:
                     node.input[index] = name
         self.outputs.append(helper.make_tensor_value_info(name, _ONNX_TYPES[dtype], list(shape)))
 
-    def const(self, value, stem: str = "const") -> str:
-        """An initialiser. It lives in the outermost graph, so that quantisation and external data find it there."""
+    def const(self, value, stem: str = "const", tensor: str = "") -> str:
+        """An initialiser. It lives in the outermost graph, so that quantisation and external data find it there.
+
+        Raises `ExportError` for NaN and infinity, naming `tensor` (default: `stem`)."""
         if self.outer is not None:
-            return self.outer.const(value, stem)
+            return self.outer.const(value, stem, tensor)
         array = as_array(value)
+        require_finite(array, f"{self.name}.onnx", tensor or stem)
         key = (array.dtype.str, array.shape, array.tobytes()) if array.nbytes <= 4096 else None
         if key in self._shared:
             return self._shared[key]
@@ -106,9 +110,9 @@ class GraphBuilder:
             self._shared[key] = name
         return name
 
-    def weight(self, value: torch.Tensor, stem: str) -> str:
-        """A constant in the compute type of this graph."""
-        return self.const(value.half() if self.half else value.float(), stem)
+    def weight(self, value: torch.Tensor, stem: str, tensor: str = "") -> str:
+        """A constant in the compute type of this graph. Raises `ExportError` when float16 cannot hold it."""
+        return self.const(value.half() if self.half else value.float(), stem, tensor)
 
     # nodes
 
@@ -207,6 +211,10 @@ class GraphBuilder:
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
     """Writes `path`, and `path` + `.data` when the initialisers exceed `EXTERNAL_DATA_BYTES`."""
+    data = path.with_name(path.name + ".data")
+    # onnx appends to a data file that is there already.
+    path.unlink(missing_ok=True)
+    data.unlink(missing_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > EXTERNAL_DATA_BYTES:
         onnx.save(
@@ -214,7 +222,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
             path,
             save_as_external_data=True,
             all_tensors_to_one_file=True,
-            location=path.name + ".data",
+            location=data.name,
             size_threshold=1024,
         )
     else:

@@ -99,6 +99,12 @@ def export(checkpoint: Checkpoint, out_dir: Path, precision: str, target: str) -
     return {}
 
 
+def require_files(checkpoint: Checkpoint) -> None:
+    """Raises `ExportError` unless both files are there."""
+    for name in (SPEAKER_FILE, TOKENIZER_FILE):
+        _asset(checkpoint, name)
+
+
 def _asset(checkpoint: Checkpoint, name: str) -> Path:
     path = checkpoint.token2wav / name
     if not path.is_file():

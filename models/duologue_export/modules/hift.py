@@ -50,9 +50,11 @@ def _conv2d(
     dilation: int = 1,
     stride: int = 1,
     low: bool = True,
+    name: str = "",
 ):
-    make = g.weight if low else (lambda value, stem: g.const(value, stem))
-    inputs = [x, make(weight[:, :, None].contiguous(), "conv.w")] + ([make(bias, "conv.b")] if bias is not None else [])
+    make = g.weight if low else g.const
+    inputs = [x, make(weight[:, :, None].contiguous(), "conv.w", name)]
+    inputs += [make(bias, "conv.b", name)] if bias is not None else []
     attributes = {
         "pads": [0, pad, 0, pad],
         "dilations": [1, dilation],
@@ -63,10 +65,18 @@ def _conv2d(
 
 
 def _up(
-    g: GraphBuilder, x: str, weight: torch.Tensor, bias: torch.Tensor | None, pad: int, stride: int, low: bool = True
+    g: GraphBuilder,
+    x: str,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    pad: int,
+    stride: int,
+    low: bool = True,
+    name: str = "",
 ):
-    make = g.weight if low else (lambda value, stem: g.const(value, stem))
-    inputs = [x, make(weight[:, :, None].contiguous(), "up.w")] + ([make(bias, "up.b")] if bias is not None else [])
+    make = g.weight if low else g.const
+    inputs = [x, make(weight[:, :, None].contiguous(), "up.w", name)]
+    inputs += [make(bias, "up.b", name)] if bias is not None else []
     return g.node(
         "ConvTranspose", inputs, "up", pads=[0, pad, 0, pad], strides=[1, stride], kernel_shape=[1, weight.shape[-1]]
     )
@@ -77,9 +87,9 @@ def _pitch(g: GraphBuilder, w: dict, mel: str) -> str:
     x = g.node("Unsqueeze", [mel, g.ints(2)])
     for layer in spec.F0_CONVS:
         name = f"f0_predictor.condnet.{layer}"
-        x = g.node("Elu", [_conv2d(g, x, w[f"{name}.weight"], w[f"{name}.bias"], 1, low=False)])
+        x = g.node("Elu", [_conv2d(g, x, w[f"{name}.weight"], w[f"{name}.bias"], 1, low=False, name=name)])
     name = "f0_predictor.classifier"
-    x = _conv2d(g, x, w[f"{name}.weight"][:, :, None], w[f"{name}.bias"], 0, low=False)
+    x = _conv2d(g, x, w[f"{name}.weight"][:, :, None], w[f"{name}.bias"], 0, low=False, name=name)
     return g.node("Abs", [g.reshape(x, 0, -1, 1)])
 
 
@@ -121,15 +131,16 @@ def _decode(g: GraphBuilder, w: dict, mel: str, source: str) -> str:
     wave = g.node("Unsqueeze", [wave, g.ints(2)])
     spectrum = g.low(_conv2d(g, wave, spec.fourier_kernel()[:, None], None, 0, stride=spec.HOP, low=False))
     x = g.node("Unsqueeze", [g.low(mel), g.ints(2)])
-    x = _conv2d(g, x, w["conv_pre.weight"], w["conv_pre.bias"], 3)
+    x = _conv2d(g, x, w["conv_pre.weight"], w["conv_pre.bias"], 3, name="conv_pre")
     stages = zip(spec.RATES, spec.UP_KERNELS, spec.source_strides(), strict=True)
     for stage, (rate, kernel, stride) in enumerate(stages):
         x = g.node("LeakyRelu", [x], alpha=spec.SLOPE)
-        x = _up(g, x, w[f"ups.{stage}.weight"], w[f"ups.{stage}.bias"], (kernel - rate) // 2, rate)
+        up = f"ups.{stage}"
+        x = _up(g, x, w[f"{up}.weight"], w[f"{up}.bias"], (kernel - rate) // 2, rate, name=up)
         if stage == len(spec.RATES) - 1:
             x = g.concat([g.slice(x, 1, 2, axis=3), x], axis=3)
         down = f"source_downs.{stage}"
-        branch = _conv2d(g, spectrum, w[f"{down}.weight"], w[f"{down}.bias"], stride // 2, stride=stride)
+        branch = _conv2d(g, spectrum, w[f"{down}.weight"], w[f"{down}.bias"], stride // 2, stride=stride, name=down)
         x = g.node("Add", [x, _resblock(g, w, branch, f"source_resblocks.{stage}", spec.SOURCE_KERNELS[stage])])
         blocks = [_resblock(g, w, x, f"resblocks.{stage * 3 + i}", k) for i, k in enumerate(spec.RESBLOCK_KERNELS)]
         x = g.node("Add", [g.node("Add", blocks[:2]), blocks[2]])
@@ -137,7 +148,7 @@ def _decode(g: GraphBuilder, w: dict, mel: str, source: str) -> str:
         follower = f"ups.{stage + 1}" if stage + 1 < len(spec.RATES) else "conv_post"
         w[f"{follower}.weight"] = w[f"{follower}.weight"] / len(blocks)
     x = g.node("LeakyRelu", [x], alpha=spec.LAST_SLOPE)
-    x = g.full(_conv2d(g, x, w["conv_post.weight"], w["conv_post.bias"], 3))
+    x = g.full(_conv2d(g, x, w["conv_post.weight"], w["conv_post.bias"], 3, name="conv_post"))
     return _inverse(g, x)
 
 
@@ -147,12 +158,14 @@ def _resblock(g: GraphBuilder, w: dict, x: str, name: str, kernel: int) -> str:
         first, second = (torch.where(a.abs() < _MIN_ALPHA, torch.full_like(a, _MIN_ALPHA), a) for a in (first, second))
         # snake(x) = (u + sin(u)^2) / alpha with u = alpha x: the division moves into the next convolution's input
         # channels and, for the second snake, the multiplication into the previous one's output channels.
-        h = _snake(g, g.node("Mul", [x, g.weight(first[:, None, None], "alpha")]))
+        h = _snake(g, g.node("Mul", [x, g.weight(first[:, None, None], "alpha", f"{name}.activations1.{i}")]))
         weight, bias = w[f"{name}.convs1.{i}.weight"], w[f"{name}.convs1.{i}.bias"]
         weight = weight / first[None, :, None] * second[:, None, None]
-        h = _snake(g, _conv2d(g, h, weight, bias * second, (kernel - 1) * dilation // 2, dilation))
+        h = _snake(
+            g, _conv2d(g, h, weight, bias * second, (kernel - 1) * dilation // 2, dilation, name=f"{name}.convs1.{i}")
+        )
         weight = w[f"{name}.convs2.{i}.weight"] / second[None, :, None]
-        h = _conv2d(g, h, weight, w[f"{name}.convs2.{i}.bias"], (kernel - 1) // 2)
+        h = _conv2d(g, h, weight, w[f"{name}.convs2.{i}.bias"], (kernel - 1) // 2, name=f"{name}.convs2.{i}")
         x = g.node("Add", [h, x])
     return x
 

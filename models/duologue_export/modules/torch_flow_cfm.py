@@ -80,24 +80,35 @@ class Cfm(WeightedModule):
         -> mel [B, M, T], and lists over layers: cnn (same shape), new keys, new values [N, 2B, heads, T, hd].
         """
         d, x = self.dims, z
-        zero = torch.zeros_like(mu)
-        spk = spk[..., None].expand_as(mu)
-        bias = torch.cat([mask, mask])[:, None, None]
         outs: list[list[list[torch.Tensor]]] = [[[] for _ in range(d.dit_layers)] for _ in range(3)]
         for step in range(d.steps):
-            rows = torch.cat([torch.cat([x, mu, spk, cond], 1), torch.cat([x, zero, zero, zero], 1)])
-            h = self.linear(rows.transpose(1, 2), "in_proj")
-            for layer in range(d.dit_layers):
-                caches = (cnn[layer][step], keys[layer][step], values[layer][step])
-                h, *new = self.block(h, layer, step, bias, *caches)
-                for out, value in zip(outs, new, strict=True):
+            caches = ([layer[step] for layer in group] for group in (cnn, keys, values))
+            v, *new = self.velocity(step, x, mu, spk, cond, mask, *caches)
+            for out, group in zip(outs, new, strict=True):
+                for layer, value in enumerate(group):
                     out[layer].append(value)
-            shift, scale = (m[step] for m in self.final)
-            v = self.linear(F.layer_norm(h, (d.dit_width,), eps=MOD_EPS) * (1 + scale) + shift, "final_layer.linear")
-            v = v.transpose(1, 2)
             with_condition, without = v.chunk(2)
             x = x + self.dt[step] * ((1 + d.cfg_rate) * with_condition - d.cfg_rate * without)
         return x, *([torch.stack(value) for value in out] for out in outs)
+
+    def velocity(self, step, x, mu, spk, cond, mask, cnn, keys, values):
+        """The estimator at one step: inputs as in `forward`, caches of this step (no leading N).
+
+        -> v [2B, M, T], conditional rows first, and lists over layers: cnn, new keys, new values.
+        """
+        zero = torch.zeros_like(mu)
+        spk = spk[..., None].expand_as(mu)
+        bias = torch.cat([mask, mask])[:, None, None]
+        rows = torch.cat([torch.cat([x, mu, spk, cond], 1), torch.cat([x, zero, zero, zero], 1)])
+        h = self.linear(rows.transpose(1, 2), "in_proj")
+        outs: list[list[torch.Tensor]] = [[], [], []]
+        for layer, caches in enumerate(zip(cnn, keys, values, strict=True)):
+            h, *new = self.block(h, layer, step, bias, *caches)
+            for out, value in zip(outs, new, strict=True):
+                out.append(value)
+        shift, scale = (m[step] for m in self.final)
+        h = F.layer_norm(h, (self.dims.dit_width,), eps=MOD_EPS) * (1 + scale) + shift
+        return self.linear(h, "final_layer.linear").transpose(1, 2), *outs
 
     def block(self, h, layer, step, bias, cnn, key, value):
         """One DiT block on [2B, T, W] -> the same, cnn, new key, new value."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from duologue_export.checkpoint import Checkpoint
 from duologue_export.dims import HiftDims
 from duologue_export.modules.layers import WeightedModule
-from duologue_export.tensors import TensorSource
+from duologue_export.tensors import State, TensorSource
 
 # Fixed by the class (hifigan.py:90-113): no configuration file holds them.
 SAMPLE_RATE_HZ = 24000
@@ -65,16 +65,11 @@ def inverse_kernel() -> torch.Tensor:
 
 def folded_weights(source: TensorSource) -> dict[str, torch.Tensor]:
     """hift.pt with weight normalisation multiplied out."""
-    weights = {}
-    for name in source.names():
-        if name.endswith(".parametrizations.weight.original1"):
-            name = name.removesuffix(".parametrizations.weight.original1")
-            weights[f"{name}.weight"] = source.weight(name)
-        elif name.endswith(".weight_v"):
-            weights[f"{name.removesuffix('_v')}"] = source.weight(name.removesuffix(".weight_v"))
-        elif not name.endswith((".parametrizations.weight.original0", ".weight_g")):
-            weights[name] = source.tensor(name)
-    return weights
+    weights = {
+        name: source.weight(name.removesuffix(".weight")) if name.endswith(".weight") else source.tensor(name)
+        for name in source.folded_shapes()
+    }
+    return State(source, "", weights)
 
 
 class Hift(WeightedModule):

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         write_checkpoint(args.out, specs, lambda spec: spec.blocks(args.seed), args.dtype, args.shards, bar.update)
     _save_state(speech / "flow.pt", speech_weights.flow(sizes.flow), args.seed)
     _save_state(speech / "hift.pt", speech_weights.hift(sizes.hift), args.seed)
-    (speech / "flow.yaml").write_text(speech_weights.flow_yaml(sizes.flow))
+    (speech / "flow.yaml").write_text(speech_weights.flow_yaml(sizes.flow), encoding="utf-8")
     frontends.write_speech_tokenizer(speech / "speech_tokenizer_v2_25hz.onnx", sizes.frontend, args.seed)
     frontends.write_campplus(speech / "campplus.onnx", sizes.frontend, args.seed)
     torch_name = {"bf16": "bfloat16", "fp32": "float32"}[args.dtype]
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             {"seed": args.seed, "dims": dataclasses.asdict(sizes), "shards": args.shards, "dtype": args.dtype},
         ),
     ):
-        (args.out / name).write_text(json.dumps(value, indent=2) + "\n")
+        (args.out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     bytes_on_disk = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
     print(
         f"{args.out}: seed {args.seed}, vocabulary {words.size}, {bytes_on_disk / 1e6:.1f} MB, "

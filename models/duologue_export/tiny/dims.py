@@ -168,7 +168,7 @@ def load(spec: str) -> Dims:
     if not path.is_file():
         raise ExportError(f"--dims {spec}: neither a preset ({', '.join(PRESETS)}) nor a JSON file.")
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ExportError(f"{path}: not JSON ({error}).") from error
     if not isinstance(data, dict):

@@ -187,13 +187,13 @@ def write(folder: Path, merges: int) -> Vocabulary:
     tokenizer.save(str(folder / "tokenizer.json"))
 
     def dump(name: str, value: object) -> None:
-        (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+        (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     def entry(token: str) -> dict:
         return {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 
     dump("vocab.json", vocab)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
     dump("added_tokens.json", {token: ids[token] for token in ADDED})
     # The release lists neither of the turn tokens here, though both are flagged special.
     extra = ["<unk>", *(token for token in ADDED[ADDED.index("<image>") :] if not token.startswith("<|turn_"))]

@@ -47,7 +47,7 @@ def write_checkpoint(
     if shards > 1:
         weight_map = {spec.name: file for file, group in zip(files, groups, strict=True) for spec in group}
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return total
 
 

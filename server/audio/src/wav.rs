@@ -224,21 +224,27 @@ fn mix(
     Ok(mono)
 }
 
-/// Writes 16-bit mono PCM. The file appears whole or not at all: written beside its place, synced, then renamed.
+/// Writes 16-bit mono PCM. The file appears whole or not at all: written beside its place, synced, then renamed. What is there
+/// and no regular file (a device, a pipe) is written to as it is.
 ///
 /// # Errors
 /// [`WavError::Io`] with the path when the folder is missing, not writable or the disk is full.
 pub fn write_mono_i16(path: &Path, rate_hz: u32, samples: &[i16]) -> Result<(), WavError> {
+    let failed = |source| WavError::Io { path: path.into(), source };
+    let bytes = encode_mono_i16(rate_hz, samples);
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return File::options().write(true).open(path).and_then(|mut file| file.write_all(&bytes)).map_err(failed);
+    }
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.partial", std::process::id()));
     let partial = path.with_file_name(name);
     let written = File::create(&partial)
-        .and_then(|mut file| write_and_sync(&mut file, &encode_mono_i16(rate_hz, samples)))
+        .and_then(|mut file| write_and_sync(&mut file, &bytes))
         .and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|source| {
         // the first error is the one to tell; the leftover may not even exist
         let _ = std::fs::remove_file(&partial);
-        WavError::Io { path: path.into(), source }
+        failed(source)
     })
 }
 

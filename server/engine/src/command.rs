@@ -48,10 +48,23 @@ pub(crate) struct SpeechSession {
 /// To the front thread.
 pub(crate) enum FrontCommand {
     /// A session takes the slot; the parts for the threads behind travel along, so that order is kept.
-    Open { slot: usize, front: Box<FrontSession>, llm: Box<LlmSession>, speech: Option<Box<SpeechSession>> },
-    Prepare { slot: usize, work: PrepareWork },
-    Unit { slot: usize, work: UnitWork },
-    Close { slot: usize },
+    Open {
+        slot: usize,
+        front: Box<FrontSession>,
+        llm: Box<LlmSession>,
+        speech: Option<Box<SpeechSession>>,
+    },
+    Prepare {
+        slot: usize,
+        work: PrepareWork,
+    },
+    Unit {
+        slot: usize,
+        work: UnitWork,
+    },
+    Close {
+        slot: usize,
+    },
 }
 
 /// Prompt of a session.

@@ -1,7 +1,7 @@
 //! The bundle's defaults as the settings of a session.
 
 use duologue_model::Manifest;
-use duologue_session::{Mode, SessionConfig, Speech, SpeechRules, SpeechSampling};
+use duologue_session::{Mode, SessionConfig, Speech, SpeechRules, SpeechSampling, WindowMode};
 
 /// Settings of a session as the bundle's manifest has them. A caller changes fields of the result to its own wishes.
 pub fn session_defaults(manifest: &Manifest, mode: Mode, seed: u64) -> SessionConfig {
@@ -29,10 +29,15 @@ pub fn session_defaults(manifest: &Manifest, mode: Mode, seed: u64) -> SessionCo
         }),
         _ => None,
     };
+    let mut window = manifest.window.clone();
+    if mode == Mode::Live && window.mode == WindowMode::Off {
+        // The reference ends a session when its cache is full; a listener wants to go on talking.
+        window.mode = WindowMode::Basic;
+    }
     SessionConfig {
         mode,
         sampling: manifest.sampling.clone(),
-        window: manifest.window.clone(),
+        window,
         previous_marker: manifest.prompt.previous_marker.clone(),
         force_listen_count: manifest.duplex.force_listen_count,
         max_new_speak_tokens: manifest.duplex.max_new_speak_tokens,

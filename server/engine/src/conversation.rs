@@ -44,6 +44,8 @@ pub struct Conversation {
     core: DuplexSession,
     handle: SessionHandle,
     begin: Instant,
+    unit_samples: usize,
+    turn_open: bool,
     prepared: Option<PreparedReport>,
     pending: Option<Pending>,
 }
@@ -56,6 +58,7 @@ struct Pending {
     samples: Vec<i16>,
     codes: Vec<u32>,
     speech: SpeechTimings,
+    /// No more speech will come: all of it is there, or it was interrupted.
     speech_done: bool,
 }
 
@@ -67,9 +70,12 @@ impl Conversation {
     pub fn begin(engine: &Engine, config: &SessionConfig, options: OpenOptions) -> Result<Self, EngineError> {
         let manifest = engine.bundle().manifest();
         let output_rate = manifest.token2wav.as_ref().map_or(manifest.duplex.sample_rate_hz, |t| t.sample_rate_hz);
-        let core = DuplexSession::new(CoreConfig::new(&manifest.duplex, output_rate), Duration::ZERO);
+        let core_config = CoreConfig::new(&manifest.duplex, output_rate);
+        let unit_samples = core_config.unit_samples;
+        let core = DuplexSession::new(core_config, Duration::ZERO);
         let handle = engine.open(config, options)?;
-        let mut conversation = Self { core, handle, begin: Instant::now(), prepared: None, pending: None };
+        let mut conversation =
+            Self { core, handle, begin: Instant::now(), unit_samples, turn_open: false, prepared: None, pending: None };
         conversation.drain()?;
         while conversation.prepared.is_none() {
             conversation.wait()?;
@@ -80,6 +86,11 @@ impl Conversation {
     /// What the preparation came to.
     pub fn prepared(&self) -> PreparedReport {
         self.prepared.expect("begin waits for it. This is a bug.")
+    }
+
+    /// The model has begun to speak and not ended its turn.
+    pub fn turn_open(&self) -> bool {
+        self.turn_open
     }
 
     /// Runs one unit to its last sample of speech.
@@ -100,6 +111,7 @@ impl Conversation {
     /// If the last unit is not finished, or the audio is not one chunk.
     pub fn start_unit(&mut self, input: UnitInput) -> Result<(), EngineError> {
         assert!(self.pending.is_none(), "the last unit is not finished. This is a bug.");
+        assert_eq!(input.audio.len(), self.unit_samples, "a unit's input is one chunk. This is a bug.");
         let pending = Pending::new(Instant::now());
         if input.force_listen {
             self.core.handle(self.begin.elapsed(), Input::ForceListen);
@@ -112,6 +124,15 @@ impl Conversation {
         self.drain()
     }
 
+    /// Barge-in: what the model says stops now, and the next unit must listen. No effect while it does not speak.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`].
+    pub fn interrupt(&mut self) -> Result<(), EngineError> {
+        self.core.handle(self.begin.elapsed(), Input::Interrupt);
+        self.drain()
+    }
+
     /// Waits for the started unit.
     ///
     /// # Errors
@@ -121,6 +142,7 @@ impl Conversation {
             let pending = self.pending.take_if(|pending| pending.complete());
             if let Some(Pending { begin, report, samples, codes, speech, .. }) = pending {
                 let report = *report.expect("a complete unit has its report. This is a bug.");
+                self.turn_open = report.end.turn_open;
                 return Ok(FinishedUnit { report, samples, codes, speech, unit_time: begin.elapsed() });
             }
             assert!(self.pending.is_some(), "no unit was started. This is a bug.");
@@ -137,8 +159,10 @@ impl Conversation {
     fn drain(&mut self) -> Result<(), EngineError> {
         loop {
             match self.core.poll() {
-                Output::Work(work) => self.handle.perform(work)?,
-                Output::Event(Event::Closed(CloseReason::Failed(message))) => return Err(EngineError::SessionEnded(message)),
+                Output::Work(work) => self.handle.perform(work, self.begin)?,
+                Output::Event(Event::Closed(CloseReason::Failed(message))) => {
+                    return Err(EngineError::SessionEnded(message));
+                }
                 Output::Event(Event::Ready(report)) => self.prepared = Some(report),
                 Output::Event(event) => {
                     if let Some(pending) = &mut self.pending {
@@ -163,7 +187,11 @@ impl Pending {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Unit { report, .. } => self.report = Some(report),
+            Event::Unit { report, stale, .. } => {
+                self.speech_done |= stale;
+                self.report = Some(report);
+            }
+            Event::Flush { .. } => self.speech_done = true,
             Event::Speech(piece) => {
                 self.samples.extend(piece.samples);
                 self.codes = piece.codes;

@@ -1,5 +1,6 @@
 //! Starting the threads, opening sessions, and the handle a session is driven through.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use duologue_session::{CodeSampler, Dialogue, Input, Mode, SessionConfig, Speech
 
 use crate::command::{FrontCommand, FrontSession, LlmSession, PrepareWork, SpeechSession, UnitWork};
 use crate::error::EngineError;
-use crate::events::{EngineEvent, EventStream, event_channel};
+use crate::events::{Alarm, AlarmGuard, EngineEvent, EventStream, event_channel};
 use crate::fence::TurnFence;
 use crate::front::FrontThread;
 use crate::llm::LlmThread;
@@ -56,6 +57,8 @@ struct Inner {
     slot_count: usize,
     front: Option<Sender<FrontCommand>>,
     threads: Vec<JoinHandle<()>>,
+    alarm: Alarm,
+    widest_batch: Arc<AtomicUsize>,
 }
 
 impl Drop for Inner {
@@ -82,6 +85,7 @@ impl Engine {
         let llm = Llm::load(runtime, bundle, slots)?;
         let apm = Apm::load(runtime, bundle)?;
         let vision = Vision::load(runtime, bundle)?;
+        let max_slices = manifest.vision.as_ref().map_or(1, |vision| vision.max_slices);
         let offline_mel = mel::offline(manifest)?;
         let speech = match &manifest.token2wav {
             Some(block) => {
@@ -90,8 +94,13 @@ impl Engine {
                     token2wav.set_start_noise(noise)?;
                 }
                 let unit_samples = mel::reply_unit_samples(manifest, block.sample_rate_hz);
-                Some((Tts::load(runtime, bundle, slots)?, token2wav, VoiceFrontEnd::load(runtime, bundle)?, unit_samples))
-            },
+                Some((
+                    Tts::load(runtime, bundle, slots)?,
+                    token2wav,
+                    VoiceFrontEnd::load(runtime, bundle)?,
+                    unit_samples,
+                ))
+            }
             None => None,
         };
 
@@ -100,21 +109,27 @@ impl Engine {
         let (llm_in, llm_out) = bounded(capacity);
         let (speech_in, speech_out) = bounded(capacity);
         let mut threads = Vec::new();
+        let alarm = Alarm::default();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+            let alarm = alarm.clone();
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                let _guard = AlarmGuard(alarm);
+                run();
+            });
             threads.push(thread.expect("the system gives a thread at start"));
         };
         match speech {
             Some((tts, token2wav, voice_front_end, unit_samples)) => {
-                let thread = SpeechThread::new(tts, token2wav, voice_front_end, unit_samples, slots);
+                let thread = SpeechThread::new(tts, token2wav, voice_front_end, unit_samples);
                 spawn("speech", Box::new(move || thread.run(&speech_out)));
             }
             // Nothing is ever sent but closings of slots; they still must be taken.
             None => spawn("speech", Box::new(move || speech_out.iter().for_each(drop))),
         }
-        let thread = LlmThread::new(llm, tokenizer.clone(), manifest.tokenizer.tokens, slots, speech_in);
+        let thread = LlmThread::new(llm, tokenizer.clone(), manifest.tokenizer.tokens, speech_in);
+        let widest_batch = thread.widest_batch.clone();
         spawn("llm", Box::new(move || thread.run(&llm_out)));
-        let thread = FrontThread::new(apm, vision, offline_mel, slots, llm_in);
+        let thread = FrontThread::new(apm, vision, max_slices, offline_mel, slots, llm_in);
         spawn("front", Box::new(move || thread.run(&front_out)));
 
         Ok(Self {
@@ -125,6 +140,8 @@ impl Engine {
                 slot_count: slots,
                 front: Some(front_in),
                 threads,
+                alarm,
+                widest_batch,
             }),
         })
     }
@@ -144,17 +161,27 @@ impl Engine {
         self.inner.slots.lock().expect("no code panics with the table locked. This is a bug.").busy()
     }
 
+    /// Most sessions that were decoded in one LLM step so far.
+    pub fn widest_batch(&self) -> usize {
+        self.inner.widest_batch.load(Ordering::Relaxed)
+    }
+
     /// Takes a slot for a new session. Nothing runs before [`SessionHandle::perform`] gets [`Work::Prepare`].
     ///
     /// # Errors
-    /// [`EngineError::NoFreeSlot`], [`EngineError::Config`], [`EngineError::MissingPart`].
+    /// [`EngineError::NoFreeSlot`], [`EngineError::Config`], [`EngineError::MissingPart`], [`EngineError::Voice`].
     pub fn open(&self, config: &SessionConfig, options: OpenOptions) -> Result<SessionHandle, EngineError> {
         let manifest = self.inner.bundle.manifest();
         if config.speech.is_some() && manifest.tts.is_none() {
             return Err(EngineError::MissingPart { what: "speech", part: "the TTS", switch: "init_tts" });
         }
+        match (&config.speech, &options.prompt.voice) {
+            (Some(_), None) => return Err(EngineError::Voice("speaks but has no voice")),
+            (None, Some(_)) => return Err(EngineError::Voice("has a voice but does not speak")),
+            _ => {}
+        }
         let dialogue = Dialogue::new(config, &manifest.tokenizer)?;
-        let (events, stream) = event_channel();
+        let (events, stream) = event_channel(self.inner.alarm.clone());
         let fence = TurnFence::default();
         let vocoder = match config.mode {
             Mode::Fidelity => StreamOptions::fidelity(),
@@ -207,20 +234,24 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    /// Hands on what the session core asks for. `Work::Release` is done by dropping the handle.
+    /// Hands on what the session core asks for; `clock_zero` is when the core's clock stood at zero. `Work::Release` is done by
+    /// dropping the handle.
     ///
     /// # Errors
     /// [`EngineError::Stopped`].
-    pub fn perform(&mut self, work: Work) -> Result<(), EngineError> {
+    pub fn perform(&mut self, work: Work, clock_zero: Instant) -> Result<(), EngineError> {
         let slot = self.slot;
         match work {
             Work::Prepare => {
                 let work = self.prompt.take().expect("a session is prepared once. This is a bug.");
                 self.send(FrontCommand::Prepare { slot, work })
             }
-            Work::Unit { unit, turn, audio, frames, force_listen } => {
-                let deadline = Instant::now() + self.chunk;
-                self.send(FrontCommand::Unit { slot, work: UnitWork { unit, turn, audio, frames, force_listen, deadline } })
+            Work::Unit { unit, turn, audio, frames, force_listen, ready_at } => {
+                let deadline = clock_zero + ready_at + self.chunk;
+                self.send(FrontCommand::Unit {
+                    slot,
+                    work: UnitWork { unit, turn, audio, frames, force_listen, deadline },
+                })
             }
             Work::Fence { turn } => {
                 self.fence.raise(turn);

@@ -24,12 +24,29 @@ pub enum EngineError {
     #[error(transparent)]
     Config(#[from] duologue_session::ConfigError),
     /// The prompt leaves no room for a unit.
-    #[error("the prompt needs {needed} positions, the context holds {capacity}; shorten the system prompt or the reference audio")]
+    #[error(
+        "the prompt needs {needed} positions, the context holds {capacity}; shorten the system prompt or the reference audio"
+    )]
     PromptTooLong {
         /// Rows of prompt and reference audio.
         needed: usize,
         /// Rows of the cache.
         capacity: usize,
+    },
+    /// The conversation has outgrown the cache.
+    #[error("the conversation fills the context of {capacity} positions; use a sliding window (basic or context)")]
+    ContextFull {
+        /// Rows of the cache.
+        capacity: usize,
+    },
+    /// A session that speaks needs a voice, and one that does not must not bring one.
+    #[error("the session {0}; give a reference voice exactly when the session has speech settings")]
+    Voice(&'static str),
+    /// The vocoder cannot keep up with the words.
+    #[error("speech fell behind: {units} units wait for the vocoder; this machine is too slow for the bundle")]
+    SpeechBehind {
+        /// Units that may wait.
+        units: usize,
     },
     /// Every slot holds a session.
     #[error("all {slots} session slots are in use; try again when one is free, or start with more slots")]

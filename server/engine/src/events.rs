@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
 use duologue_session::{PreparedReport, SpeechReport, UnitReport};
 
 use crate::error::EngineError;
@@ -37,12 +38,38 @@ pub(crate) struct EventSink {
 pub struct EventStream {
     receiver: Receiver<EngineEvent>,
     behind: Arc<AtomicBool>,
+    alarm: Alarm,
 }
 
-pub(crate) fn event_channel() -> (EventSink, EventStream) {
+/// Raised when a thread of the engine has panicked: the other threads still hold senders, so a closed channel would not tell.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Alarm(Arc<AtomicBool>);
+
+impl Alarm {
+    pub fn raised(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Held by a thread of the engine while it runs; raises the alarm when the thread panics.
+#[derive(Debug)]
+pub(crate) struct AlarmGuard(pub Alarm);
+
+impl Drop for AlarmGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.0.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// How often a waiting session looks whether the engine still lives.
+const ALARM_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) fn event_channel(alarm: Alarm) -> (EventSink, EventStream) {
     let (sender, receiver) = bounded(EVENT_CAPACITY);
     let behind = Arc::new(AtomicBool::new(false));
-    (EventSink { sender, behind: behind.clone() }, EventStream { receiver, behind })
+    (EventSink { sender, behind: behind.clone() }, EventStream { receiver, behind, alarm })
 }
 
 impl EventSink {
@@ -67,8 +94,14 @@ impl EventStream {
     /// # Errors
     /// [`EngineError::FellBehind`] once events were lost; [`EngineError::Stopped`] when the engine is gone.
     pub fn recv(&self) -> Result<EngineEvent, EngineError> {
-        self.check()?;
-        self.receiver.recv().map_err(|_| EngineError::Stopped)
+        loop {
+            self.check()?;
+            match self.receiver.recv_timeout(ALARM_INTERVAL) {
+                Ok(event) => return Ok(event),
+                Err(RecvTimeoutError::Timeout) if !self.alarm.raised() => {}
+                Err(_) => return Err(EngineError::Stopped),
+            }
+        }
     }
 
     /// The next event if there is one; errors as [`EventStream::recv`].
@@ -87,14 +120,12 @@ impl EventStream {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn a_session_that_does_not_read_ends_and_the_sender_never_waits() {
         let event = || EngineEvent::Prepared(PreparedReport { kv_len: 1, took: Duration::ZERO });
-        let (sink, stream) = event_channel();
+        let (sink, stream) = event_channel(Alarm::default());
         for _ in 0..EVENT_CAPACITY {
             sink.send(event());
         }
@@ -103,5 +134,17 @@ mod tests {
         sink.send(event());
         let error = stream.recv().unwrap_err();
         assert!(error.to_string().contains("64 events were not read"), "{error}");
+    }
+
+    #[test]
+    fn a_session_does_not_wait_for_a_thread_that_panicked() {
+        let alarm = Alarm::default();
+        let (_sink, stream) = event_channel(alarm.clone());
+        let thread = std::thread::spawn(move || {
+            let _guard = AlarmGuard(alarm);
+            panic!("a broken invariant");
+        });
+        assert!(thread.join().is_err());
+        assert!(matches!(stream.recv(), Err(EngineError::Stopped)));
     }
 }

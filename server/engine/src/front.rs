@@ -18,6 +18,8 @@ use crate::timing::timed;
 pub(crate) struct FrontThread {
     pub apm: Option<Apm>,
     pub vision: Option<Vision>,
+    /// Slices a picture may have at most.
+    pub max_slices: usize,
     pub offline_mel: Whisper,
     pub llm: Sender<LlmCommand>,
     slots: Vec<Option<FrontSession>>,
@@ -27,11 +29,12 @@ impl FrontThread {
     pub fn new(
         apm: Option<Apm>,
         vision: Option<Vision>,
+        max_slices: usize,
         offline_mel: Whisper,
         slots: usize,
         llm: Sender<LlmCommand>,
     ) -> Self {
-        Self { apm, vision, offline_mel, llm, slots: (0..slots).map(|_| None).collect() }
+        Self { apm, vision, max_slices, offline_mel, llm, slots: (0..slots).map(|_| None).collect() }
     }
 
     /// Runs until every sender of `commands` is gone.
@@ -98,7 +101,7 @@ impl FrontThread {
                 part: "the vision encoder",
                 switch: "init_vision",
             })?;
-            let (rows, time) = timed(|| encode_frame(vision, frame));
+            let (rows, time) = timed(|| encode_frame(vision, frame, self.max_slices));
             images.push(rows?);
             timings.vision += time;
         }
@@ -126,12 +129,12 @@ impl FrontThread {
 }
 
 /// LLM rows of a video frame, one entry per slice, the overview first.
-fn encode_frame(vision: &mut Vision, frame: &Frame) -> Result<Vec<Vec<f32>>, EngineError> {
+fn encode_frame(vision: &mut Vision, frame: &Frame, max_slices: usize) -> Result<Vec<Vec<f32>>, EngineError> {
     let slices = image::preprocess(
         &frame.rgb,
         frame.width as usize,
         frame.height as usize,
-        frame.max_slices as usize,
+        max_slices.min(frame.max_slices as usize),
         vision.params(),
     )?;
     let rows = vision.encode(&slices)?;

@@ -4,6 +4,7 @@
 //! batch over all slots that are generating. Must not know audio or the vocoder.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -18,6 +19,9 @@ use crate::error::EngineError;
 use crate::events::EngineEvent;
 use crate::scheduler::{Action, Kind, Ready, Scheduler};
 use crate::timing::{deadline_key, timed};
+
+/// Room that a prompt must leave: a spoken unit without pictures takes about half of it.
+const UNIT_ROWS: usize = 64;
 
 /// What a slot is doing.
 enum Phase {
@@ -50,6 +54,8 @@ pub(crate) struct LlmThread {
     pub tokenizer: Arc<Tokenizer>,
     pub ids: TokenIds,
     pub speech: Sender<SpeechCommand>,
+    /// Most slots decoded in one step so far.
+    pub widest_batch: Arc<AtomicUsize>,
     slots: Vec<Option<Slot>>,
     scheduler: Scheduler,
     scratch: Scratch,
@@ -57,12 +63,14 @@ pub(crate) struct LlmThread {
 }
 
 impl LlmThread {
-    pub fn new(llm: Llm, tokenizer: Arc<Tokenizer>, ids: TokenIds, slots: usize, speech: Sender<SpeechCommand>) -> Self {
+    pub fn new(llm: Llm, tokenizer: Arc<Tokenizer>, ids: TokenIds, speech: Sender<SpeechCommand>) -> Self {
+        let slots = llm.slots();
         Self {
             llm,
             tokenizer,
             ids,
             speech,
+            widest_batch: Arc::default(),
             slots: (0..slots).map(|_| None).collect(),
             scheduler: Scheduler::default(),
             scratch: Scratch::default(),
@@ -74,7 +82,8 @@ impl LlmThread {
     pub fn run(mut self, commands: &Receiver<LlmCommand>) {
         loop {
             let slots = &self.slots;
-            match self.scheduler.next(slots.iter().enumerate().filter_map(|(index, slot)| ready(index, slot.as_ref()?))) {
+            match self.scheduler.next(slots.iter().enumerate().filter_map(|(index, slot)| ready(index, slot.as_ref()?)))
+            {
                 Action::Wait => match commands.recv() {
                     Ok(command) => self.accept(command),
                     Err(_) => return,
@@ -145,7 +154,7 @@ impl LlmThread {
         let Prompt { prefix, audio, suffix, voice, asked } = prompt;
         let hidden = self.llm.hidden_size();
         let needed = prefix.len() + audio.len() / hidden + suffix.len();
-        if needed >= self.llm.capacity() {
+        if needed + UNIT_ROWS > self.llm.capacity() {
             return Err(EngineError::PromptTooLong { needed, capacity: self.llm.capacity() });
         }
         self.feed_tokens(slot, &prefix)?;
@@ -184,7 +193,8 @@ impl LlmThread {
             self.llm.embed(&[ids.unit], &mut self.rows)?;
             for image in &images {
                 for (index, slice) in image.iter().enumerate() {
-                    let (open, close) = if index == 0 { (ids.image, ids.image_end) } else { (ids.slice, ids.slice_end) };
+                    let (open, close) =
+                        if index == 0 { (ids.image, ids.image_end) } else { (ids.slice, ids.slice_end) };
                     self.llm.embed(&[open], &mut self.rows)?;
                     self.rows.extend_from_slice(slice);
                     self.llm.embed(&[close], &mut self.rows)?;
@@ -196,15 +206,7 @@ impl LlmThread {
         });
         let step = start?;
         timings.prefill = cost;
-        let run = UnitRun {
-            unit,
-            turn,
-            deadline,
-            apm_kv,
-            kv_prefill: self.llm.len(slot),
-            hidden: Vec::new(),
-            timings,
-        };
+        let run = UnitRun { unit, turn, deadline, apm_kv, kv_prefill: self.llm.len(slot), hidden: Vec::new(), timings };
         self.follow(slot, step, Box::new(run))
     }
 
@@ -256,10 +258,16 @@ impl LlmThread {
         for slot in 0..self.slots.len() {
             let Some(state) = &mut self.slots[slot] else { continue };
             match std::mem::replace(&mut state.phase, Phase::Idle) {
-                Phase::Decode { mut run, .. } if state.session.fence.is_stale(run.turn) => {
+                Phase::Decode { mut run, .. }
+                    if state.session.fence.is_stale(run.turn) && state.session.dialogue.may_abort() =>
+                {
                     let end = state.session.dialogue.abort(self.tokenizer.as_ref());
                     self.speak(slot, &end, &mut run);
                     self.slots[slot].as_mut().expect("open above. This is a bug.").phase = Phase::Finalize { end, run };
+                }
+                // Its neighbours in the batch must not pay for it.
+                Phase::Decode { .. } if self.llm.len(slot) >= self.llm.capacity() => {
+                    self.fail(slot, EngineError::ContextFull { capacity: self.llm.capacity() });
                 }
                 Phase::Decode { token, speaks, run } => batch.push((slot, token, speaks, run)),
                 other => state.phase = other,
@@ -268,6 +276,7 @@ impl LlmThread {
         if batch.is_empty() {
             return;
         }
+        self.widest_batch.fetch_max(batch.len(), Ordering::Relaxed);
         let feeds: Vec<(usize, u32)> = batch.iter().map(|(slot, token, ..)| (*slot, *token)).collect();
         let (result, cost) = timed(|| self.llm.decode(&feeds));
         if let Err(error) = result {
@@ -298,7 +307,9 @@ impl LlmThread {
             match finalized.edit {
                 None => {}
                 Some(CacheEdit::Drop { preserve, len }) => self.llm.remove(slot, preserve..preserve + len)?,
-                Some(CacheEdit::Rebuild { prefix, feed, units_len }) => self.llm.splice(slot, prefix, &feed, units_len)?,
+                Some(CacheEdit::Rebuild { prefix, feed, units_len }) => {
+                    self.llm.splice(slot, prefix, &feed, units_len)?
+                }
             }
             Ok(finalized.kv_len)
         });

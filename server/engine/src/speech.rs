@@ -22,7 +22,7 @@ use crate::timing::{deadline_key, timed};
 use crate::voices::VoiceCache;
 
 /// Units of one session that may wait for the vocoder. The LLM is at most a few units ahead of a vocoder that keeps up at all;
-/// when full, the session ends (`EngineError::FellBehind`).
+/// when full, the session ends (`EngineError::SpeechBehind`).
 const ORDER_CAPACITY: usize = 8;
 
 /// A unit being spoken.
@@ -38,6 +38,21 @@ struct Speaking {
     held: Vec<i16>,
     /// Since the last report.
     timings: SpeechTimings,
+}
+
+impl Speaking {
+    fn new(order: &SpeakOrder) -> Self {
+        Self {
+            unit: order.unit,
+            turn: order.turn,
+            deadline: order.deadline,
+            feed: None,
+            end: None,
+            calls: VecDeque::new(),
+            held: Vec::new(),
+            timings: SpeechTimings::default(),
+        }
+    }
 }
 
 struct Slot {
@@ -62,13 +77,8 @@ pub(crate) struct SpeechThread {
 }
 
 impl SpeechThread {
-    pub fn new(
-        tts: Tts,
-        token2wav: Token2Wav,
-        voice_front_end: VoiceFrontEnd,
-        unit_samples: usize,
-        slots: usize,
-    ) -> Self {
+    pub fn new(tts: Tts, token2wav: Token2Wav, voice_front_end: VoiceFrontEnd, unit_samples: usize) -> Self {
+        let slots = tts.slots();
         Self {
             tts,
             token2wav,
@@ -84,7 +94,8 @@ impl SpeechThread {
     pub fn run(mut self, commands: &Receiver<SpeechCommand>) {
         loop {
             let slots = &self.slots;
-            let work = slots.iter().enumerate().filter_map(|(index, slot)| Some(ready(index, slot.as_ref()?))).flatten();
+            let work =
+                slots.iter().enumerate().filter_map(|(index, slot)| Some(ready(index, slot.as_ref()?))).flatten();
             match self.scheduler.next(work) {
                 Action::Wait => match commands.recv() {
                     Ok(command) => self.accept(command),
@@ -122,7 +133,7 @@ impl SpeechThread {
             SpeechCommand::Speak { slot, order } => {
                 let Some(state) = &mut self.slots[slot] else { return };
                 if state.orders.len() == ORDER_CAPACITY {
-                    self.fail(slot, EngineError::FellBehind { capacity: ORDER_CAPACITY });
+                    self.fail(slot, EngineError::SpeechBehind { units: ORDER_CAPACITY });
                 } else {
                     state.orders.push_back(order);
                 }
@@ -172,15 +183,22 @@ impl SpeechThread {
         let state = self.slot(slot);
         state.voice = Some(voice);
         state.stream = None;
-        state.session.events.send(EngineEvent::Prepared(PreparedReport { kv_len: order.kv_len, took: order.asked.elapsed() }));
+        state
+            .session
+            .events
+            .send(EngineEvent::Prepared(PreparedReport { kv_len: order.kv_len, took: order.asked.elapsed() }));
         Ok(())
     }
 
     /// Forgets what the order asks to forget, then runs the condition through the TTS and chooses the first code.
     fn begin(&mut self, slot: usize, order: SpeakOrder) -> Result<(), EngineError> {
-        self.reset(slot, order.reset);
-        let speaks = order.speech != SpeechOrder::None && !self.slot(slot).session.fence.is_stale(order.turn);
-        if !speaks {
+        let stale = self.slot(slot).session.fence.is_stale(order.turn);
+        self.reset(slot, if stale { TurnReset::All } else { order.reset });
+        if order.speech == SpeechOrder::None {
+            return Ok(());
+        }
+        if stale {
+            self.report(slot, &mut Speaking::new(&order), true);
             return Ok(());
         }
         let (result, cost) = timed(|| -> Result<_, EngineError> {
@@ -202,16 +220,8 @@ impl SpeechThread {
             Ok(())
         });
         result?;
-        let speaking = Box::new(Speaking {
-            unit: order.unit,
-            turn: order.turn,
-            deadline: order.deadline,
-            feed: None,
-            end: None,
-            calls: VecDeque::new(),
-            held: Vec::new(),
-            timings: SpeechTimings { tts: cost, ..SpeechTimings::default() },
-        });
+        let mut speaking = Box::new(Speaking::new(&order));
+        speaking.timings.tts = cost;
         self.choose(slot, speaking)
     }
 
@@ -246,8 +256,10 @@ impl SpeechThread {
         if batch.is_empty() {
             return;
         }
-        let feeds: Vec<(usize, u32)> =
-            batch.iter().map(|(slot, speaking)| (*slot, speaking.feed.expect("taken for it. This is a bug.").0)).collect();
+        let feeds: Vec<(usize, u32)> = batch
+            .iter()
+            .map(|(slot, speaking)| (*slot, speaking.feed.expect("taken for it. This is a bug.").0))
+            .collect();
         let (result, cost) = timed(|| self.tts.decode(&feeds));
         if let Err(error) = result {
             let error = EngineError::from(error);
@@ -318,11 +330,12 @@ impl SpeechThread {
         state.session.turn.reset(reset);
         match reset {
             TurnReset::None => {}
-            TurnReset::VocoderOnly => state.stream = None,
-            TurnReset::All => {
-                state.stream = None;
-                self.tts.clear(slot);
-            }
+            TurnReset::VocoderOnly => {}
+            TurnReset::All => self.tts.clear(slot),
+        }
+        // The stream keeps its memory: at full size its caches are hundreds of megabytes.
+        if let (true, Some(stream)) = (reset != TurnReset::None, &mut state.stream) {
+            stream.reset();
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Owns: presence, sizes and checksums. Must not: load graphs (`graph`), or repair anything.
 
+mod opset;
+
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,6 +120,16 @@ impl Bundle {
                 format!("{wanted} was asked for, the bundle has {listed}; give a reference wav instead"),
             )
         })
+    }
+
+    /// The opset of a graph as its file states it; cheap, whatever the size of the graph.
+    ///
+    /// # Errors
+    /// [`ModelError::BundleFile`] when the file is no ONNX graph or cannot be read.
+    pub fn opset(&self, file: &str) -> Result<u64> {
+        let path = self.path(file);
+        let read = File::open(&path).and_then(|handle| opset::read(&mut BufReader::new(handle)));
+        read.map_err(|error| ModelError::BundleFile { path, reason: format!("its opset cannot be read: {error}") })
     }
 
     /// Reads every file and compares its sha256 with the manifest. `progress` is called about every 8 MiB.

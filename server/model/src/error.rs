@@ -4,6 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::manifest::Target;
+use crate::runtime::Device;
+
 /// Result of this crate's functions.
 pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 
@@ -12,7 +15,7 @@ pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 pub enum ModelError {
     /// No ONNX Runtime library at any of the places searched.
     #[error(
-        "ONNX Runtime was not found; looked at {searched}; run `make setup` (it installs the library into models/.venv) or set DUOLOGUE_ORT to the full path of libonnxruntime.so"
+        "ONNX Runtime was not found; looked at {searched}; run `make exporter` (it installs the library into models/.venv) or set DUOLOGUE_ORT to the full path of libonnxruntime.so"
     )]
     LibraryMissing {
         /// The places, joined by commas.
@@ -20,7 +23,7 @@ pub enum ModelError {
     },
     /// The library file exists and is no usable ONNX Runtime.
     #[error(
-        "{path} is not a usable ONNX Runtime library: {reason}; run `make setup` for version {wanted} or newer, or point DUOLOGUE_ORT at another file"
+        "{path} is not a usable ONNX Runtime library: {reason}; run `make exporter` for version {wanted} or newer, or point DUOLOGUE_ORT at another file"
     )]
     LibraryUnusable {
         /// The file.
@@ -32,7 +35,7 @@ pub enum ModelError {
     },
     /// The library is older than the API this program was built for.
     #[error(
-        "{path} is ONNX Runtime {found}, this program needs {wanted} or newer; run `make setup` or point DUOLOGUE_ORT at a newer library"
+        "{path} is ONNX Runtime {found}, this program needs {wanted} or newer; run `make exporter` or point DUOLOGUE_ORT at a newer library"
     )]
     LibraryTooOld {
         /// The file.
@@ -52,10 +55,10 @@ pub enum ModelError {
     },
     /// CUDA was asked for and cannot be used.
     #[error(
-        "device {device} was asked for but ONNX Runtime at {library} cannot use it: {reason}; install onnxruntime-gpu with its CUDA libraries, or use --device cpu"
+        "device {device} was asked for but ONNX Runtime at {library} cannot use it: {reason}; install onnxruntime-gpu with its CUDA libraries, or use --device cpu with a bundle exported with --target cpu"
     )]
     DeviceUnusable {
-        /// As given by the user.
+        /// As given by the user, or as the bundle's target asks for it.
         device: String,
         /// The library in use.
         library: PathBuf,
@@ -80,6 +83,22 @@ pub enum ModelError {
         path: PathBuf,
         /// Field and problem.
         reason: String,
+    },
+    /// A bundle made for one kind of device on another.
+    #[error(
+        "{path}: target is {target} but the device is {device}, and {reason}; run with --device {target}, or export the bundle with --target {other}"
+    )]
+    DeviceMismatch {
+        /// The manifest.
+        path: PathBuf,
+        /// What the bundle was made for.
+        target: Target,
+        /// The device in use.
+        device: Device,
+        /// What would go wrong.
+        reason: &'static str,
+        /// The target that fits the device.
+        other: Target,
     },
     /// A file listed in the manifest is damaged or absent.
     #[error("{path}: {reason}; copy the bundle again or export it again")]

@@ -4,14 +4,15 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use ndarray::{Array, Dimension};
 use ndarray_npy::{NpzReader, ReadableElement};
 
 use crate::bundle::MANIFEST;
-use crate::{Bundle, Runtime, RuntimeOptions};
+use crate::{Bundle, Runtime, RuntimeOptions, VoicePrompt};
 
 fn repository(relative: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(relative)
@@ -28,7 +29,7 @@ pub(crate) fn bundle() -> Bundle {
     let default = || repository("out/bundles/golden-fp32");
     let dir = std::env::var_os("DUOLOGUE_BUNDLE").map_or_else(default, PathBuf::from);
     Bundle::open(&dir)
-        .unwrap_or_else(|error| panic!("the tests need the golden bundle, `make golden` exports it: {error}"))
+        .unwrap_or_else(|error| panic!("the tests need the golden bundle, `make bundle` exports it: {error}"))
 }
 
 /// A copy of the golden bundle by links, except for the manifest, which is written after `change`.
@@ -45,6 +46,28 @@ pub(crate) fn altered_bundle(change: impl FnOnce(&mut serde_json::Value)) -> tem
     change(&mut manifest);
     std::fs::write(dir.path().join(MANIFEST), manifest.to_string()).expect("write");
     dir
+}
+
+/// The golden checkpoint exported for CUDA in `precision`, with `target` then changed to cpu: ONNX Runtime runs the same
+/// float16 graphs there. The bundle lies in the folder returned with it.
+pub(crate) fn cuda_bundle(precision: &str) -> (tempfile::TempDir, Bundle) {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let exporter = repository("models/.venv/bin/duologue-export");
+    let output = Command::new(&exporter)
+        .args(["export", "--target", "cuda", "--random-weights", "--precision", precision, "--checkpoint"])
+        .args([&path("checkpoint"), Path::new("--out"), dir.path()])
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}; `make exporter` installs it", exporter.display()));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the exporter failed: {told}; `make bundle` unpacks the checkpoint");
+    let manifest = dir.path().join(MANIFEST);
+    let text = std::fs::read_to_string(&manifest).expect("manifest");
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    assert_eq!((&json["target"], &json["io_dtype"]), (&"cuda".into(), &"float16".into()));
+    json["target"] = "cpu".into();
+    std::fs::write(manifest, json.to_string()).expect("write");
+    let bundle = Bundle::open(dir.path()).unwrap_or_else(|error| panic!("{error}"));
+    (dir, bundle)
 }
 
 /// One runtime for all tests of the process.
@@ -97,6 +120,15 @@ impl Npz {
         let data = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
         bytes[data..].as_chunks::<2>().0.iter().map(|pair| half::f16::from_le_bytes(*pair).to_f32()).collect()
     }
+}
+
+/// The voice prompt that the golden sessions speak with.
+pub(crate) fn voice_prompt() -> VoicePrompt {
+    let mut golden = Npz::open("modules/module_frontend.npz");
+    let (mels, shape) = golden.values::<f32>("prompt_mels");
+    let (frames, bins) = (shape[0], shape[1]);
+    let mel = (0..bins).flat_map(|bin| (0..frames).map(move |t| t * bins + bin)).map(|place| mels[place]).collect();
+    VoicePrompt { tokens: golden.tokens("prompt_speech_tokens"), speaker: golden.f32("spk_emb"), mel }
 }
 
 /// Pearson correlation.

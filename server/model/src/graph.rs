@@ -19,7 +19,7 @@ use std::ffi::CString;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, MANIFEST};
 use crate::error::{ModelError, Result};
 use crate::manifest::{IoType, Target};
 use crate::raw::{Arena, Binding, Kind, Place, Tensor, TensorMut, View, run};
@@ -57,7 +57,7 @@ pub(crate) fn io_kind(io: IoType) -> Kind {
 /// How a graph is used, which decides its session settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// Runs for every token with the same shapes.
+    /// Runs for every token with the same shapes; does no arithmetic on shapes, so every node runs on the device.
     Step,
     /// Runs once per unit or less, with changing shapes.
     Chunk,
@@ -80,6 +80,7 @@ impl Graph {
     /// same, and that fixed dimensions agree. Tensors are later passed in the order of the two lists.
     ///
     /// # Errors
+    /// [`ModelError::DeviceMismatch`] when the bundle was made for another kind of device,
     /// [`ModelError::GraphContract`] naming the input or output, [`ModelError::GraphLoad`].
     pub(crate) fn load(
         runtime: &Runtime,
@@ -92,14 +93,12 @@ impl Graph {
         let path = bundle.path(file);
         let refuse = |reason: String| ModelError::GraphContract { path: path.clone(), reason };
         let manifest = bundle.manifest();
-        if manifest.target == Target::Cuda && runtime.device() == Device::Cpu {
-            let reason = "target is cuda but the device is cpu; run with --device cuda, or export with --target cpu";
-            return Err(ModelError::Manifest { path: bundle.path(crate::bundle::MANIFEST), reason: reason.to_owned() });
-        }
+        require_device(bundle, runtime.device())?;
         let entry =
             manifest.graphs.get(file).ok_or_else(|| refuse("the manifest has no entry under graphs".to_owned()))?;
         let device = if usage == Use::Once { Device::Cpu } else { runtime.device() };
-        let settings = SessionSettings { device, memory_pattern: usage == Use::Step, spinning: usage == Use::Step };
+        let step = usage == Use::Step;
+        let settings = SessionSettings { device, memory_pattern: step, cpu_nodes: !step, spinning: step };
         let session = runtime.session(&path, settings)?;
         check_ports("input", session.inputs(), inputs, &entry.inputs).map_err(refuse)?;
         check_ports("output", session.outputs(), outputs, &entry.outputs).map_err(refuse)?;
@@ -159,6 +158,18 @@ impl Graph {
     }
 }
 
+/// Refuses a bundle that was made for another kind of device.
+fn require_device(bundle: &Bundle, device: Device) -> Result<()> {
+    let target = bundle.manifest().target;
+    let (reason, other) = match (target, device) {
+        (Target::Cpu, Device::Cpu) | (Target::Cuda, Device::Cuda(_)) => return Ok(()),
+        (Target::Cuda, Device::Cpu) => ("its float16 graphs are made for a GPU only", Target::Cpu),
+        (Target::Cpu, Device::Cuda(_)) => ("CUDA has no float32 kernel of GroupQueryAttention", Target::Cuda),
+    };
+    let path = bundle.path(MANIFEST);
+    Err(ModelError::DeviceMismatch { path, target, device, reason, other })
+}
+
 fn check_ports(
     side: &str,
     found: &[Outlet],
@@ -212,3 +223,6 @@ fn show(shape: &[i64]) -> String {
         shape.iter().map(|&size| if size == ANY { "?".to_owned() } else { size.to_string() }).collect();
     format!("[{}]", text.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! The ONNX graphs of a bundle as typed Rust calls, with the state that they need between calls.
 //!
 //! Owns: ONNX Runtime, the bundle folder, every tensor, the KV caches, the vocoder stream. Must not: decide what is fed
-//! when (crate `duologue-session`), own a thread, or touch the network. The only crate with unsafe code, in `raw`
-//! (tensors and runs), `embed` (a file mapping) and `runtime::library` (asking a library for its version).
+//! when (crate `duologue-session`), own a thread, or touch the network.
+//!
+//! Unsafe code is in `raw` (tensors and runs), `embed` (a file mapping) and `runtime::library` (asking a library for its
+//! version). The only other one of the project is in the program's `host`, which sets an environment variable before any
+//! thread exists.
 #![deny(unsafe_code)]
 
 pub mod bundle;

@@ -1,4 +1,5 @@
-//! The only unsafe code of the project: tensors over memory that we own, and runs over them.
+//! Tensors over memory that we own, and runs over them: nearly all unsafe code of the project (the crate's text lists the
+//! rest).
 //!
 //! Owns: the calls of ONNX Runtime's C API that the `ort` crate offers no usable form of. Must not: know a graph.
 //!

@@ -5,6 +5,7 @@
 
 mod library;
 
+use std::ffi::CString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,7 +18,8 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::error::{ModelError, Result};
-use crate::raw::Place;
+use crate::manifest::Target;
+use crate::raw::{self, Place, Tensor, TensorMut};
 
 pub use library::LIBRARY_VARIABLE;
 
@@ -36,8 +38,21 @@ pub enum DeviceChoice {
     Cpu,
     /// This CUDA device or an error; never a fallback.
     Cuda(u32),
-    /// CUDA device 0 if it works, else the CPU, with the reason in the log.
+    /// CUDA device 0 if it works, else the CPU, with the reason in the log. With a bundle at hand its target decides, see
+    /// [`DeviceChoice::for_target`].
     Auto,
+}
+
+impl DeviceChoice {
+    /// The choice for a bundle made for `target`: it settles [`DeviceChoice::Auto`], as a bundle runs on one kind of
+    /// device only. A device asked for by name stays, and is refused when the first graph is loaded if it does not fit.
+    pub fn for_target(self, target: Target) -> DeviceChoice {
+        match (self, target) {
+            (DeviceChoice::Auto, Target::Cpu) => DeviceChoice::Cpu,
+            (DeviceChoice::Auto, Target::Cuda) => DeviceChoice::Cuda(0),
+            (named, _) => named,
+        }
+    }
 }
 
 /// The device in use.
@@ -129,6 +144,10 @@ pub(crate) struct SessionSettings {
     /// Reuse the layout of temporary memory: right when shapes repeat. A layout is kept for every combination of shapes
     /// ever seen, so graphs with a growing cache switch it off or they would grow for ever.
     pub(crate) memory_pattern: bool,
+    /// On a device, accept nodes that ONNX Runtime puts on the CPU: it does so with arithmetic on shapes, which is right,
+    /// and with every node that has no kernel there, which makes each run copy and wait. Graphs without such arithmetic
+    /// switch it off, and a missing kernel is then an error of loading.
+    pub(crate) cpu_nodes: bool,
     /// Let idle worker threads spin: faster steps for a graph that runs all the time, stolen time for all others.
     pub(crate) spinning: bool,
 }
@@ -203,6 +222,12 @@ impl Runtime {
             .collect()
     }
 
+    /// The same, claiming another device: for refusals that come before the device is touched.
+    #[cfg(test)]
+    pub(crate) fn claiming(&self, device: Device) -> Runtime {
+        Runtime { device, ..self.clone() }
+    }
+
     pub(crate) fn place(&self) -> Place {
         match self.device {
             Device::Cpu => Place::Host,
@@ -239,9 +264,22 @@ impl Runtime {
     }
 
     fn probe(&self, device: Device) -> Result<(), String> {
-        let settings = SessionSettings { device, memory_pattern: false, spinning: false };
+        let settings = SessionSettings { device, memory_pattern: false, cpu_nodes: false, spinning: false };
         let made = self.builder(settings).and_then(|mut builder| builder.commit_from_memory(PROBE));
-        made.map(drop).map_err(|error| error.message().to_owned())
+        let mut session = made.map_err(|error| error.message().to_owned())?;
+        let names = |name: &str| [CString::new(name).expect("no zero in it. This is a bug.")];
+        let (sent, mut received) = ([1.5f32], [0.0f32]);
+        raw::run(
+            &mut session,
+            &names("x"),
+            &[Tensor::new(&sent, &[1])],
+            &names("y"),
+            &mut [TensorMut::new(&mut received, &[1])],
+        )?;
+        match received == sent {
+            true => Ok(()),
+            false => Err(format!("a graph that copies {sent:?} gave {received:?}")),
+        }
     }
 
     fn builder(&self, settings: SessionSettings) -> ort::Result<SessionBuilder> {
@@ -259,6 +297,10 @@ impl Runtime {
             Device::Cpu => builder.with_execution_providers([CPU::default().build().error_on_failure()])?,
             Device::Cuda(ordinal) => {
                 let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
+                let builder = match settings.cpu_nodes {
+                    true => builder,
+                    false => builder.with_disable_cpu_fallback()?,
+                };
                 builder
                     .with_execution_providers([CUDA::default().with_device_id(ordinal).build().error_on_failure()])?
             }

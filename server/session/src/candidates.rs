@@ -1,12 +1,37 @@
 //! Choosing among scores: argmax, top-k, nucleus and the draw, shared by the text and the code sampler.
 //!
-//! Owns no rule of the duplex loop. Works on one list of candidates; never sorts the whole vocabulary.
+//! Owns the errors of choosing. Owns no rule of the duplex loop. Works on one list of candidates; never sorts the whole vocabulary.
 
 use std::cmp::Ordering;
 
 use rand::Rng;
 
-use crate::sampler::SampleError;
+/// Logits that cannot be sampled from.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum SampleError {
+    /// The model produced a value that is no score.
+    #[error(
+        "logit {index} is {value}: the model's numbers overflowed or its weights are damaged; \
+         run the bundle's check, or export it with a higher precision"
+    )]
+    NotFinite {
+        /// Token or code.
+        index: usize,
+        /// NaN or +inf.
+        value: f32,
+    },
+    /// The slice is not as wide as the manifest says.
+    #[error("expected {expected} logits, got {got}: bundle manifest and graph disagree; export the bundle again")]
+    Length {
+        /// Width in the manifest.
+        expected: usize,
+        /// Width of the slice.
+        got: usize,
+    },
+    /// Every token is forbidden.
+    #[error("no token is left to choose: all logits are -inf or forbidden")]
+    NothingLeft,
+}
 
 /// A token that may still be chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]

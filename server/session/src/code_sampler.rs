@@ -5,9 +5,8 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::candidates::{self, Candidate};
+use crate::candidates::{self, Candidate, SampleError};
 use crate::config::SpeechSampling;
-use crate::sampler::SampleError;
 use crate::speech::CodePlan;
 
 /// What the TTS graph has to do next.

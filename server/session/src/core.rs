@@ -18,7 +18,6 @@ mod types;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::dialogue::SpeechOrder;
 use backlog::{Backlog, ReadyUnit};
 use playout::Playout;
 
@@ -61,6 +60,8 @@ pub struct DuplexSession {
     /// may overtake its report, so it can be negative for a moment.
     speech_pending: i64,
     force_listen: bool,
+    /// Speech was stopped and nothing of the new fence has come yet: nothing is left that could be stopped again.
+    interrupted: bool,
     stats: CoreStats,
 }
 
@@ -79,6 +80,7 @@ impl DuplexSession {
             turn_open: false,
             speech_pending: 0,
             force_listen: false,
+            interrupted: false,
             stats: CoreStats::default(),
             config,
         }
@@ -133,8 +135,10 @@ impl DuplexSession {
     }
 
     /// The model speaks, is about to, or its speech is still being played (by the clock, not by the client's word).
+    /// Speech that was interrupted does not count, although its turn stays open until the forced listen closes it.
     pub fn speaking(&self) -> bool {
-        self.turn_open || self.speech_pending != 0 || self.playout.ends_at().is_some()
+        let speaks = self.turn_open || self.speech_pending != 0 || self.playout.ends_at().is_some();
+        speaks && !self.interrupted
     }
 
     /// Counters since the session began.
@@ -164,7 +168,8 @@ impl DuplexSession {
     }
 
     /// Barge-in. Nothing to stop is not an error: the voice detector fires on every word of the user, and a forced
-    /// listen would then delay the answer by a unit.
+    /// listen would then delay the answer by a unit. So would a second fence before the first one's listen is done,
+    /// which would also make that listen stale.
     fn interrupt(&mut self) {
         if !self.speaking() {
             return;
@@ -173,6 +178,7 @@ impl DuplexSession {
         self.turn.0 += 1;
         self.speech_pending = 0;
         self.force_listen = true;
+        self.interrupted = true;
         let unplayed_samples = self.playout.flush(self.now);
         self.work(Work::Fence { turn: self.turn });
         self.event(Event::Flush { turn: self.turn, unplayed_samples });
@@ -194,8 +200,9 @@ impl DuplexSession {
         self.stats.units += 1;
         self.turn_open = report.end.turn_open;
         let stale = report.turn < self.turn;
-        if !stale && report.end.speech != SpeechOrder::None {
-            self.speech_pending += 1;
+        if !stale {
+            self.interrupted = false;
+            self.speech_pending += i64::from(report.end.speaks());
         }
         let unit_time = self.now - flight.ready_at;
         self.event(Event::Unit { report, unit_time, stale });
@@ -208,6 +215,7 @@ impl DuplexSession {
             self.stats.stale_samples += report.samples.len() as u64;
             return;
         }
+        self.interrupted = false;
         if report.done {
             self.speech_pending -= 1;
         }
@@ -248,7 +256,7 @@ impl DuplexSession {
         self.next_unit.0 += 1;
         *in_flight = Some(InFlight { unit, ready_at, deadline_reported: false });
         let force_listen = std::mem::take(&mut self.force_listen);
-        self.work(Work::Unit { unit, turn: self.turn, audio, frames, force_listen });
+        self.work(Work::Unit { unit, turn: self.turn, audio, frames, force_listen, ready_at });
     }
 }
 

@@ -12,8 +12,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::candidates::SampleError;
 use crate::config::{ConfigError, Mode, SessionConfig};
-use crate::sampler::{SampleError, Scratch, TextSampler};
+use crate::sampler::{Scratch, TextSampler};
 use crate::tokens::{TextDecoder, TokenIds, Tokens};
 use crate::window::{CacheEdit, UnitRecord, UnitWindow, WindowState};
 
@@ -85,7 +86,7 @@ pub struct UnitEnd {
     pub terminator: u32,
     /// `</unit>`.
     pub unit_end: u32,
-    /// The unit's result is "listen".
+    /// The model's decision for the unit is "listen". In live mode words may come before it, see [`Self::speaks`].
     pub is_listen: bool,
     /// The unit's result says that the turn is over: the last fed token was `<|turn_eos|>`.
     pub end_of_turn: bool,
@@ -93,9 +94,10 @@ pub struct UnitEnd {
     pub ended_by: EndedBy,
     /// The reference's `total_ids` of the unit: a forced `<|turn_eos|>`, fed tokens, the terminator.
     pub tokens: Vec<u32>,
-    /// What the sampler returned, before `<|listen|>` is replaced in an open turn and before the length cut.
+    /// What the sampler returned, before `<|listen|>` is replaced in an open turn, before the length cut, and with a
+    /// token that an abort kept from being fed.
     pub decoded: Vec<u32>,
-    /// Text of the result; empty when listening.
+    /// Text of the result; empty when listening without speaking.
     pub text: String,
     /// Fed tokens after the first step: ids of the TTS condition.
     pub speech_ids: Vec<u32>,
@@ -108,6 +110,13 @@ pub struct UnitEnd {
 }
 
 impl UnitEnd {
+    /// Words of this unit will be heard. What shows a unit as spoken asks this, because in live mode a unit whose
+    /// decision is "listen" may have ended its turn with words first. Always `false` in a text-only session and for
+    /// an aborted unit.
+    pub fn speaks(&self) -> bool {
+        self.speech != SpeechOrder::None
+    }
+
     /// The two tokens that close the unit, fed in one call.
     pub fn feed(&self) -> [u32; 2] {
         [self.terminator, self.unit_end]
@@ -126,6 +135,9 @@ pub struct Finalized {
 /// A unit in the making.
 #[derive(Debug, Default)]
 struct Draft {
+    /// Returned by [`Step::Feed`] and not yet known to be fed: an abort may come first. Only `decoded` counts it
+    /// before that.
+    pending: Option<u32>,
     step: usize,
     tokens: Vec<u32>,
     decoded: Vec<u32>,
@@ -238,27 +250,35 @@ impl Dialogue {
         scratch: &mut Scratch,
     ) -> Result<Step, SampleError> {
         match std::mem::take(&mut self.phase) {
+            Phase::Choose(draft) => {
+                let draft = self.commit(draft);
+                if draft.step + 1 == self.max_steps {
+                    return Ok(self.end_with_choice(draft, self.ids.chunk_eos, EndedBy::MaxTokens, Some(text)));
+                }
+                let decoded = self.sampler.decode(logits, scratch)?;
+                Ok(self.choose(draft, decoded, text))
+            }
             Phase::ForcedClose(draft) => {
                 Ok(self.end_with_choice(draft, self.ids.listen, EndedBy::ForcedListen, Some(text)))
-            }
-            Phase::Choose(draft) if draft.step + 1 == self.max_steps => {
-                Ok(self.end_with_choice(draft, self.ids.chunk_eos, EndedBy::MaxTokens, Some(text)))
-            }
-            Phase::Choose(mut draft) => {
-                let decoded = self.sampler.decode(logits, scratch)?;
-                draft.decoded.push(decoded);
-                Ok(self.choose(draft, decoded, text))
             }
             phase => panic!("advance in phase {phase:?}, before start. This is a bug."),
         }
     }
 
+    /// Whether [`Self::abort`] is allowed now: while the model chooses words. A unit that closes its turn goes on to
+    /// its end, one token away: without its `<|turn_eos|>` in the cache the model would take the turn for open.
+    pub fn may_abort(&self) -> bool {
+        matches!(self.phase, Phase::Choose(_))
+    }
+
     /// Ends the unit in mid generation (barge-in): what was fed stays, nothing of it is spoken, all turn state goes.
-    /// The turn stays open; the next unit's forced listen closes it. `text` decodes what was generated.
+    /// The token of the last [`Step::Feed`] must not be fed any more; the unit does not contain it. A turn that is
+    /// open without that token stays open; the next unit's forced listen closes it. `text` decodes what was
+    /// generated. Panics where [`Self::may_abort`] is `false`.
     pub fn abort(&mut self, text: &dyn TextDecoder) -> Box<UnitEnd> {
         let draft = match std::mem::take(&mut self.phase) {
-            Phase::Choose(draft) | Phase::ForcedClose(draft) => draft,
-            phase => panic!("abort in phase {phase:?}, not while generating. This is a bug."),
+            Phase::Choose(draft) => draft,
+            phase => panic!("abort in phase {phase:?}, not while choosing. This is a bug."),
         };
         // A unit that said nothing, with no turn to go on with, has simply listened.
         let terminator = if self.turn_open { self.ids.chunk_eos } else { self.ids.listen };
@@ -290,8 +310,22 @@ impl Dialogue {
         self.window.state()
     }
 
+    /// The pending token is in the cache: it now belongs to the unit.
+    fn commit(&mut self, mut draft: Draft) -> Draft {
+        let Some(token) = draft.pending.take() else { return draft };
+        if draft.step != 0 {
+            draft.speech_ids.push(token);
+        }
+        draft.tokens.push(token);
+        draft.last_is_turn_eos = token == self.ids.turn_eos;
+        self.turn_open = !draft.last_is_turn_eos;
+        draft.step += 1;
+        draft
+    }
+
     /// One round of the reference's loop after `decode` (modeling_minicpmo_unified.py:5056-5121).
     fn choose(&mut self, mut draft: Draft, decoded: u32, text: &dyn TextDecoder) -> Step {
+        draft.decoded.push(decoded);
         let ids = self.ids;
         // An open turn may not listen; the sampler's history keeps `<|listen|>` all the same.
         let token = if decoded == ids.listen && self.turn_open { ids.tts_bos } else { decoded };
@@ -307,22 +341,18 @@ impl Dialogue {
         if let Some(ended_by) = terminates {
             return self.end_with_choice(draft, token, ended_by, Some(text));
         }
-        // Before the length check on purpose: a rejected token opens the turn too (line 5081).
-        self.turn_open = true;
         let speaks = draft.step != 0;
         if speaks {
             draft.speech_ids.push(token);
-            if text.decode(&draft.speech_ids).chars().count() >= self.max_chars {
-                draft.speech_ids.pop();
+            let too_long = text.decode(&draft.speech_ids).chars().count() >= self.max_chars;
+            draft.speech_ids.pop();
+            if too_long {
+                // A rejected token opens the turn too (line 5081).
+                self.turn_open = true;
                 return self.end_with_choice(draft, ids.chunk_eos, EndedBy::CharLimit, Some(text));
             }
         }
-        draft.tokens.push(token);
-        draft.last_is_turn_eos = token == ids.turn_eos;
-        if draft.last_is_turn_eos {
-            self.turn_open = false;
-        }
-        draft.step += 1;
+        draft.pending = Some(token);
         self.phase = Phase::Choose(draft);
         Step::Feed { token, speaks }
     }

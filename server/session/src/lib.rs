@@ -20,6 +20,7 @@ pub mod speech;
 pub mod tokens;
 pub mod window;
 
+pub use candidates::SampleError;
 pub use code_sampler::{CodeSampler, CodeStep};
 pub use config::{
     CodeFilter, ConfigError, DecodeMode, Duplex, Mode, Sampling, SessionConfig, Speech, SpeechRules, SpeechSampling,
@@ -30,7 +31,7 @@ pub use core::{
     SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
 pub use dialogue::{Dialogue, EndedBy, Finalized, SpeechOrder, Step, TurnReset, UnitEnd};
-pub use sampler::{SampleError, Scratch, TextSampler};
+pub use sampler::{Scratch, TextSampler};
 pub use speech::{ChunkEnd, CodePlan, PlanRequest, SpeechError, SpeechTurn, VocoderCall};
 pub use tokens::{TextDecoder, TokenIds, Tokens};
 pub use window::{CacheEdit, UnitWindow, WindowState};

@@ -8,36 +8,9 @@ use std::collections::VecDeque;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::candidates::{self, Candidate};
+use crate::candidates::{self, Candidate, SampleError};
 use crate::config::{DecodeMode, Sampling};
 use crate::tokens::Tokens;
-
-/// Logits that cannot be sampled from.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-pub enum SampleError {
-    /// The model produced a value that is no score.
-    #[error(
-        "logit {index} is {value}: the model's numbers overflowed or its weights are damaged; \
-         run the bundle's check, or export it with a higher precision"
-    )]
-    NotFinite {
-        /// Token or code.
-        index: usize,
-        /// NaN or +inf.
-        value: f32,
-    },
-    /// The slice is not as wide as the manifest says.
-    #[error("expected {expected} logits, got {got}: bundle manifest and graph disagree; export the bundle again")]
-    Length {
-        /// Width in the manifest.
-        expected: usize,
-        /// Width of the slice.
-        got: usize,
-    },
-    /// Every token is forbidden.
-    #[error("no token is left to choose: all logits are -inf or forbidden")]
-    NothingLeft,
-}
 
 /// Working memory of text sampling; one per LLM thread serves all its sessions.
 #[derive(Debug, Default)]

@@ -339,8 +339,8 @@ fn replay(session: &str) {
         assert_eq!(unit.kv_prefill + fed, unit.kv_generate, "{name}");
 
         turn.reset(end.reset);
-        assert_eq!(end.speech != SpeechOrder::None, unit.tts_tokens.is_some(), "{name}");
-        if end.speech != SpeechOrder::None {
+        assert_eq!(end.speaks(), unit.tts_tokens.is_some(), "{name}");
+        if end.speaks() {
             tts_kv = speak(&mut turn, unit, end.speech, end.speech_ids.len(), tts_kv, &name);
         }
 

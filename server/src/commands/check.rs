@@ -25,22 +25,24 @@ pub fn run(args: &Args) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
     let manifest = bundle.manifest();
     println!("manifest   ok, format {} by exporter {}", manifest.format_version, manifest.exporter_version);
-    println!("           {} ({}, {} weights, for {})", manifest.name, manifest.precision, manifest.weights, manifest.target);
+    println!(
+        "           {} ({}, {} weights, for {})",
+        manifest.name, manifest.precision, manifest.weights, manifest.target
+    );
     verify_files(&bundle)?;
     println!("files      ok, {} with their sha256", manifest.files.len());
-    let runtime = args.runtime.load()?;
+    let runtime = args.runtime.load_for(&bundle)?;
     // Loading compares each graph's inputs and outputs with the manifest.
     Engine::start(&runtime, &bundle, EngineOptions { slots: 1, start_noise: None })?;
-    for (name, graph) in &manifest.graphs {
-        println!("graph      ok, {name}: opset {}, {} inputs, {} outputs", graph.opset, graph.inputs.len(), graph.outputs.len());
-    }
+    println!("graphs     ok, {} load with the inputs and outputs of the manifest", manifest.graphs.len());
     println!("The bundle is whole and loads on {}.", runtime.device());
     Ok(())
 }
 
 /// Compares every checksum, with a progress bar when someone watches.
 pub fn verify_files(bundle: &Bundle) -> Result<()> {
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {msg}").expect("a constant template. This is a bug.");
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {msg}")
+        .expect("a constant template. This is a bug.");
     let bar = ProgressBar::no_length().with_style(style);
     bundle.verify_files(&mut |progress| {
         bar.set_length(progress.total_bytes);

@@ -42,13 +42,17 @@ pub fn run(args: &Args) -> Result<()> {
     }
     match &args.bundle {
         None => println!("bundle     none given (--bundle DIR)"),
-        Some(path) => match Bundle::open(path).map_err(anyhow::Error::from).and_then(|b| verify_files(&b).map(|()| b)) {
-            Ok(bundle) => println!("bundle     {} ok, {} files", bundle.manifest().name, bundle.manifest().files.len()),
-            Err(error) => {
-                problems += 1;
-                println!("bundle     PROBLEM: {error:#}");
+        Some(path) => {
+            match Bundle::open(path).map_err(anyhow::Error::from).and_then(|b| verify_files(&b).map(|()| b)) {
+                Ok(bundle) => {
+                    println!("bundle     {} ok, {} files", bundle.manifest().name, bundle.manifest().files.len())
+                }
+                Err(error) => {
+                    problems += 1;
+                    println!("bundle     PROBLEM: {error:#}");
+                }
             }
-        },
+        }
     }
     if problems > 0 {
         bail!("{problems} problem(s) found");

@@ -11,6 +11,7 @@ pub mod check;
 pub mod doctor;
 pub mod replay;
 pub mod talk;
+mod timeline;
 
 /// Shortest reference voice: below it there is nothing to take a voice from.
 const MIN_VOICE_S: f64 = 0.5;

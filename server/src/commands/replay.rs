@@ -17,7 +17,7 @@ use duologue_session::{DecodeMode, Frame, Mode, Sampling, SessionConfig, TextDec
 use ndarray::Array3;
 use ndarray_npy::ReadNpyExt;
 
-use super::talk::{Timeline, unit_line};
+use super::timeline::{Timeline, session_line, unit_line};
 use crate::host::HostArgs;
 
 /// Recorded sessions are a few minutes long.
@@ -59,7 +59,10 @@ pub fn run(args: &Args) -> Result<()> {
     let config = session_config(&recorded, manifest)?;
     let encode = |text: &str, ids: &[u32]| -> Result<Vec<u32>> {
         let ours = engine.tokenizer().encode(text);
-        ensure!(ours == ids, "the tokenizer gives {ours:?} for {text:?}, the record has {ids:?}; is this the right bundle?");
+        ensure!(
+            ours == ids,
+            "the tokenizer gives {ours:?} for {text:?}, the record has {ids:?}; is this the right bundle?"
+        );
         Ok(ours)
     };
     let options = OpenOptions {
@@ -82,15 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     );
 
     let mut timeline = Timeline::create(Some(&args.out.join("timeline.jsonl")))?;
-    timeline.write(&TimelineEvent::Session {
-        bundle: manifest.name.clone(),
-        weights: manifest.weights.to_string(),
-        precision: manifest.precision.to_string(),
-        device: runtime.device().to_string(),
-        mode: "fidelity".to_owned(),
-        prompt_tokens: prepared.kv_len,
-        prepare_ms: prepared.took.as_secs_f64() * 1e3,
-    })?;
+    timeline.write(&session_line(manifest, &runtime, Mode::Fidelity, prepared))?;
     let chunk = manifest.duplex.sample_rate_hz as usize * manifest.duplex.chunk_ms as usize / 1000;
     let rate = manifest.token2wav.as_ref().map(|t| t.sample_rate_hz);
     let mut units = Vec::with_capacity(recorded.units.len());
@@ -109,14 +104,16 @@ pub fn run(args: &Args) -> Result<()> {
     timeline.finish()?;
     let record = ReplayRecord { session: recorded.session, bundle: manifest.name.clone(), units };
     let path = args.out.join("session.json");
-    std::fs::write(&path, serde_json::to_vec_pretty(&record)?).with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, serde_json::to_vec_pretty(&record)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     println!("{} units replayed to {}", record.units.len(), args.out.display());
     Ok(())
 }
 
 fn read_session(dir: &Path) -> Result<GoldenSession> {
     let path = dir.join("session.json");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read the recorded session {}", path.display()))?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read the recorded session {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no recorded session", path.display()))
 }
 
@@ -130,7 +127,8 @@ fn sixteen_khz(path: &Path, manifest: &Manifest) -> Result<Pcm> {
 /// `[1, mel, frames]` as recorded.
 fn read_noise(path: &Path) -> Result<Vec<f32>> {
     let file = File::open(path).with_context(|| format!("cannot read the start noise {}", path.display()))?;
-    let noise = Array3::<f32>::read_npy(file).with_context(|| format!("{} is no [1, mel, frames] f32 array", path.display()))?;
+    let noise = Array3::<f32>::read_npy(file)
+        .with_context(|| format!("{} is no [1, mel, frames] f32 array", path.display()))?;
     Ok(noise.into_raw_vec_and_offset().0)
 }
 

@@ -1,20 +1,17 @@
 //! `duologue talk`: a wav in, a reply wav and a timeline out.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 use duologue_audio::{resample, wav};
-use duologue_engine::{
-    Conversation, Engine, EngineOptions, FinishedUnit, OpenOptions, PrepareWork, UnitInput, session_defaults,
-};
-use duologue_model::Bundle;
+use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareWork, UnitInput, session_defaults};
 use duologue_model::manifest::Weights;
-use duologue_proto::timeline::{Decision, TimelineEvent, UnitCost, UnitLine};
+use duologue_model::{Bundle, Runtime};
+use duologue_proto::timeline::{Decision, TimelineEvent, UnitLine};
 use duologue_session::{Mode, TextDecoder};
 
+use super::timeline::{Timeline, session_line, unit_line};
 use crate::host::HostArgs;
 
 /// Longest user recording; an hour of 16 kHz audio fits any machine that runs the model.
@@ -28,7 +25,7 @@ pub struct Args {
     /// What the user says: wav of any rate, up to 8 channels
     #[arg(long, value_name = "WAV")]
     input: PathBuf,
-    /// Voice to answer with, 0.5 to 15 s [default: the bundle's first voice]
+    /// Voice to answer with, 0.5 to about 16 s [default: the bundle's first voice]
     #[arg(long, value_name = "WAV")]
     ref_audio: Option<PathBuf>,
     /// System prompt [default: the bundle's]
@@ -56,6 +53,8 @@ enum ModeArg {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
+    let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    ensure!(folder.is_dir(), "the folder of the reply, {}, does not exist; create it first", folder.display());
     let (runtime, bundle) = args.host.open()?;
     let manifest = bundle.manifest().clone();
     let user = wav::read_mono(&args.input, INPUT_LIMITS).context("user audio")?;
@@ -83,74 +82,73 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut conversation = Conversation::begin(&engine, &config, options)?;
     let mut timeline = Timeline::create(args.timeline.as_deref())?;
-    announce(&bundle, &args.host.bundle);
-    let prepared = conversation.prepared();
-    timeline.write(&TimelineEvent::Session {
-        bundle: manifest.name.clone(),
-        weights: manifest.weights.to_string(),
-        precision: manifest.precision.to_string(),
-        device: runtime.device().to_string(),
-        mode: format!("{mode:?}").to_lowercase(),
-        prompt_tokens: prepared.kv_len,
-        prepare_ms: prepared.took.as_secs_f64() * 1e3,
-    })?;
+    announce(&bundle, &args.host.bundle, &runtime);
+    timeline.write(&session_line(&manifest, &runtime, mode, conversation.prepared()))?;
 
     let chunk = manifest.duplex.sample_rate_hz as usize * manifest.duplex.chunk_ms as usize / 1000;
     let chunk_s = f64::from(manifest.duplex.chunk_ms) / 1e3;
+    let mut tally = Tally::default();
     let mut reply = Vec::new();
-    let (mut units, mut speak_units, mut missed) = (0, 0, 0);
-    for audio in user.samples.chunks(chunk) {
-        let mut audio = audio.to_vec();
-        audio.resize(chunk, 0.0);
-        let unit = conversation.unit(UnitInput { audio, ..UnitInput::default() })?;
-        let line = unit_line(&unit, units, chunk_s);
-        print_line(&line);
-        timeline.write(&TimelineEvent::Unit(line))?;
-        units += 1;
-        speak_units += usize::from(!unit.report.end.is_listen);
-        missed += usize::from(unit.unit_time.as_secs_f64() > chunk_s);
-        reply.extend(unit.samples);
-    }
+    let spoken = user.samples.chunks(chunk).map(<[f32]>::to_vec);
+    // Silence after the recording, so that the answer is heard to its end.
+    let silence = std::iter::repeat_n(Vec::new(), MAX_TAIL_UNITS);
+    let ended = spoken.map(|audio| (audio, false)).chain(silence.map(|audio| (audio, true))).try_for_each(
+        |(mut audio, tail)| {
+            if tail && !conversation.turn_open() {
+                return Ok(());
+            }
+            audio.resize(chunk, 0.0);
+            let unit = conversation.unit(UnitInput { audio, ..UnitInput::default() })?;
+            let line = unit_line(&unit, tally.units, chunk_s);
+            print_line(&line);
+            tally.add(&line, chunk_s);
+            reply.extend(unit.samples);
+            timeline.write(&TimelineEvent::Unit(line))
+        },
+    );
+    // What was said until something went wrong is not lost.
     let rate = manifest.token2wav.as_ref().map_or(manifest.duplex.sample_rate_hz, |t| t.sample_rate_hz);
-    wav::write_mono_i16(&args.output, rate, &reply).context("reply")?;
+    if tally.units > 0 {
+        wav::write_mono_i16(&args.output, rate, &reply).context("reply")?;
+    }
+    ended?;
+    let Tally { units, speak_units, missed_deadlines } = tally;
     let reply_s = reply.len() as f64 / f64::from(rate);
-    timeline.write(&TimelineEvent::End { units, speak_units, reply_s, missed_deadlines: missed })?;
+    timeline.write(&TimelineEvent::End { units, speak_units, reply_s, missed_deadlines })?;
     timeline.finish()?;
-    println!("{units} units, {speak_units} spoken, {missed} over their deadline; reply of {reply_s:.2} s in {}", args.output.display());
+    println!(
+        "{units} units, {speak_units} spoken, {missed_deadlines} over their deadline; reply of {reply_s:.2} s in {}",
+        args.output.display()
+    );
     Ok(())
 }
 
-fn announce(bundle: &Bundle, path: &Path) {
-    let manifest = bundle.manifest();
-    println!("bundle {} ({}, {} weights) from {}", manifest.name, manifest.precision, manifest.weights, path.display());
-    if manifest.weights == Weights::Random {
-        println!("The weights are random: what it says is noise. This shows that the chain works, not what it can say.");
+/// Most units of silence after the recording.
+const MAX_TAIL_UNITS: usize = 10;
+
+#[derive(Default)]
+struct Tally {
+    units: usize,
+    speak_units: usize,
+    missed_deadlines: usize,
+}
+
+impl Tally {
+    fn add(&mut self, line: &UnitLine, chunk_s: f64) {
+        self.units += 1;
+        self.speak_units += usize::from(line.decision == Decision::Speak);
+        self.missed_deadlines += usize::from(line.cost_ms.unit > chunk_s * 1e3);
     }
 }
 
-/// The timeline's form of a finished unit.
-pub fn unit_line(unit: &FinishedUnit, number: usize, chunk_s: f64) -> UnitLine {
-    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-    let end = &unit.report.end;
-    UnitLine {
-        unit: number,
-        start_s: number as f64 * chunk_s,
-        decision: if end.is_listen { Decision::Listen } else { Decision::Speak },
-        text: end.text.clone(),
-        end_of_turn: end.end_of_turn,
-        reply_samples: unit.samples.len(),
-        kv_tokens: unit.report.kv_final,
-        cost_ms: UnitCost {
-            audio: ms(unit.report.timings.audio),
-            vision: ms(unit.report.timings.vision),
-            prefill: ms(unit.report.timings.prefill),
-            llm: ms(unit.report.timings.generate),
-            finalize: ms(unit.report.timings.finalize),
-            tts: ms(unit.speech.tts),
-            flow: ms(unit.speech.flow),
-            hift: ms(unit.speech.hift),
-            unit: ms(unit.unit_time),
-        },
+fn announce(bundle: &Bundle, path: &Path, runtime: &Runtime) {
+    let manifest = bundle.manifest();
+    let (name, precision, weights) = (&manifest.name, &manifest.precision, manifest.weights);
+    println!("bundle {name} ({precision}, {weights} weights) from {} on {}", path.display(), runtime.device());
+    if manifest.weights == Weights::Random {
+        println!(
+            "The weights are random: what it says is noise. This shows that the chain works, not what it can say."
+        );
     }
 }
 
@@ -160,30 +158,11 @@ fn print_line(line: &UnitLine) {
         Decision::Speak if line.end_of_turn => "speak.",
         Decision::Speak => "speak ",
     };
-    println!("{:5.1} s  {decision}  {:6.1} ms  kv {:5}  {}", line.start_s, line.cost_ms.unit, line.kv_tokens, line.text.escape_debug());
-}
-
-/// The timeline file, if one is wanted.
-pub struct Timeline(Option<(BufWriter<File>, PathBuf)>);
-
-impl Timeline {
-    /// Creates the file, or nothing.
-    pub fn create(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self(None)) };
-        let file = File::create(path).with_context(|| format!("cannot create the timeline {}", path.display()))?;
-        Ok(Self(Some((BufWriter::new(file), path.to_path_buf()))))
-    }
-
-    /// Adds a line.
-    pub fn write(&mut self, event: &TimelineEvent) -> Result<()> {
-        let Some((file, path)) = &mut self.0 else { return Ok(()) };
-        let line = serde_json::to_string(event)?;
-        writeln!(file, "{line}").with_context(|| format!("cannot write the timeline {}", path.display()))
-    }
-
-    /// Makes sure that everything is in the file.
-    pub fn finish(self) -> Result<()> {
-        let Some((mut file, path)) = self.0 else { return Ok(()) };
-        file.flush().with_context(|| format!("cannot write the timeline {}", path.display()))
-    }
+    println!(
+        "{:5.1} s  {decision}  {:6.1} ms  kv {:5}  {}",
+        line.start_s,
+        line.cost_ms.unit,
+        line.kv_tokens,
+        line.text.escape_debug()
+    );
 }

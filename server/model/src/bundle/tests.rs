@@ -124,11 +124,25 @@ fn a_graph_that_does_not_fit_its_manifest_is_refused_by_its_input() {
 }
 
 #[test]
-fn a_bundle_for_cuda_is_refused_on_the_cpu() {
-    let dir = copy(|manifest| manifest["target"] = "cuda".into());
+fn the_opset_comes_from_the_graph_and_not_from_the_manifest() {
+    let wanted: Vec<(String, u64)> =
+        golden::bundle().manifest().graphs.iter().map(|(name, graph)| (name.clone(), graph.opset.into())).collect();
+    let dir = copy(|manifest| {
+        for graph in manifest["graphs"].as_object_mut().expect("object").values_mut() {
+            graph["opset"] = 99.into();
+        }
+    });
     let bundle = Bundle::open(dir.path()).expect("files are fine");
-    let error = crate::Apm::load(golden::runtime(), &bundle).expect_err("wrong device").to_string();
-    assert_mentions(&error, &["target is cuda but the device is cpu", "--device cuda"]);
+    for (name, opset) in &wanted {
+        assert_eq!(bundle.opset(name).expect("a graph"), *opset, "{name}");
+    }
+    let name = "hift.onnx";
+    let whole = std::fs::read(dir.path().join(name)).expect("read");
+    for bytes in [&whole[..whole.len() / 2], b"", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"not onnx"] {
+        replace(dir.path(), name, bytes);
+        let error = bundle.opset(name).expect_err("no whole graph").to_string();
+        assert_mentions(&error, &[name, "its opset cannot be read", "export it again"]);
+    }
 }
 
 #[test]

@@ -2,12 +2,16 @@
 //!
 //! Owns: tensor layouts of the stream's caches. Must not: decide what a cache keeps (`token2wav::trim`).
 
-use super::{ANY, Graph, Port, Use, dim, port};
+mod cells;
+
+use super::{ANY, Graph, Port, Use, dim, io_kind, port};
 use crate::bundle::Bundle;
 use crate::error::Result;
-use crate::manifest::FlowBlock;
+use crate::manifest::{FlowBlock, IoType};
 use crate::raw::{Kind, Tensor, TensorMut};
 use crate::runtime::Runtime;
+
+use cells::{Cells, Run};
 
 /// Additive mask of a cache slot that holds nothing; exp of it is exactly 0 and it survives float16.
 const MASKED: f32 = -1e4;
@@ -230,11 +234,16 @@ impl FlowEncoder {
 
 /// State of the estimator between chunks: per layer a convolution history and a set of cache slots. The attention knows
 /// no positions, so a slot may hold any frame; `order` tells which.
+///
+/// The caches are by far the largest thing that a voice or a stream owns. At the sizes of MiniCPM-o 4.5 they take 16 layers
+/// x keys and values x 5 steps x 2 guidance rows x 8 heads x slots x 64 numbers: 655 kB a slot in float32, half of that in
+/// float16 (CUDA bundles). A stream has as many slots as its prompt has mel frames (50 a second), and 100 for the tail: a
+/// prompt of 6 s takes 400 slots, which is 262 MB.
 #[derive(Debug, Clone)]
 pub(crate) struct EstimatorState {
     cnn: Vec<Vec<f32>>,
     /// Per layer: keys, values; `[steps, 2, heads, slots, head_dim]`.
-    caches: Vec<[Vec<f32>; 2]>,
+    caches: Vec<[Cells; 2]>,
     slots: usize,
     /// Slots in use in the order of the reference's cache: newest chunk first, frames of a chunk in time order
     /// (decoder_dit.py:137-143).
@@ -247,22 +256,12 @@ impl EstimatorState {
         self.order.len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn caches(&self) -> &[[Vec<f32>; 2]] {
-        &self.caches
-    }
-
-    #[cfg(test)]
-    pub(crate) fn order(&self) -> &[usize] {
-        &self.order
-    }
-
     pub(crate) fn copy_from(&mut self, other: &EstimatorState) {
         for (to, from) in self.cnn.iter_mut().zip(&other.cnn) {
             to.copy_from_slice(from);
         }
         for (to, from) in self.caches.iter_mut().flatten().zip(other.caches.iter().flatten()) {
-            to.copy_from_slice(from);
+            to.copy_from(from);
         }
         self.slots = other.slots;
         self.order.clone_from(&other.order);
@@ -270,9 +269,9 @@ impl EstimatorState {
 }
 
 /// Keys and values of the frames of one chunk, not yet in a cache: per layer `[steps, 2, heads, frames, head_dim]`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fresh {
-    parts: Vec<[Vec<f32>; 2]>,
+    parts: Vec<[Cells; 2]>,
     frames: usize,
 }
 
@@ -281,6 +280,7 @@ struct Fresh {
 pub(crate) struct Cfm {
     graph: Graph,
     flow: FlowBlock,
+    io: IoType,
     mask: Vec<f32>,
     cnn: Vec<Vec<f32>>,
     fresh: Fresh,
@@ -298,6 +298,7 @@ pub(crate) struct CfmChunk<'a> {
 
 impl Cfm {
     pub(crate) fn load(runtime: &Runtime, bundle: &Bundle, flow: &FlowBlock) -> Result<Self> {
+        let io = bundle.manifest().io_dtype;
         let mel = [ANY, dim(flow.mel), ANY];
         let cnn = [dim(flow.steps), ANY, dim(2 * flow.dit_width), dim(flow.cnn_len)];
         let cache = [dim(flow.steps), ANY, dim(flow.dit_heads), ANY, dim(flow.dit_head_dim)];
@@ -311,19 +312,21 @@ impl Cfm {
         let mut outputs: Vec<Port> = vec![port("mel", Kind::F32, &mel)];
         for layer in 0..flow.dit_layers {
             inputs.push(port(format!("cnn.{layer}"), Kind::F32, &cnn));
-            inputs.push(port(format!("att_key.{layer}"), Kind::F32, &cache));
-            inputs.push(port(format!("att_value.{layer}"), Kind::F32, &cache));
+            inputs.push(port(format!("att_key.{layer}"), io_kind(io), &cache));
+            inputs.push(port(format!("att_value.{layer}"), io_kind(io), &cache));
             outputs.push(port(format!("cnn_out.{layer}"), Kind::F32, &cnn));
-            outputs.push(port(format!("new_key.{layer}"), Kind::F32, &cache));
-            outputs.push(port(format!("new_value.{layer}"), Kind::F32, &cache));
+            outputs.push(port(format!("new_key.{layer}"), io_kind(io), &cache));
+            outputs.push(port(format!("new_value.{layer}"), io_kind(io), &cache));
         }
         let graph = Graph::load(runtime, bundle, "flow_cfm.onnx", Use::Chunk, &inputs, &outputs)?;
         let cnn_size = flow.steps * GUIDANCE_ROWS * 2 * flow.dit_width * flow.cnn_len;
+        let nothing = || [Cells::zeroed(io, 0), Cells::zeroed(io, 0)];
         Ok(Cfm {
             graph,
+            io,
             mask: Vec::new(),
             cnn: vec![vec![0.0; cnn_size]; flow.dit_layers],
-            fresh: Fresh { parts: vec![Default::default(); flow.dit_layers], frames: 0 },
+            fresh: Fresh { parts: (0..flow.dit_layers).map(|_| nothing()).collect(), frames: 0 },
             flow: flow.clone(),
         })
     }
@@ -331,9 +334,10 @@ impl Cfm {
     /// An empty state with room for `slots` frames.
     pub(crate) fn start(&self, slots: usize) -> EstimatorState {
         let size = self.lanes() * slots * self.flow.dit_head_dim;
+        let empty = || [Cells::zeroed(self.io, size), Cells::zeroed(self.io, size)];
         EstimatorState {
             cnn: vec![vec![0.0; self.cnn[0].len()]; self.flow.dit_layers],
-            caches: vec![[vec![0.0; size], vec![0.0; size]]; self.flow.dit_layers],
+            caches: (0..self.flow.dit_layers).map(|_| empty()).collect(),
             slots,
             order: Vec::new(),
         }
@@ -353,7 +357,7 @@ impl Cfm {
         let lanes = flow.steps * GUIDANCE_ROWS * flow.dit_heads;
         let size = lanes * frames * flow.dit_head_dim;
         self.fresh.frames = frames;
-        self.fresh.parts.iter_mut().flatten().for_each(|part| part.resize(size, 0.0));
+        self.fresh.parts.iter_mut().flatten().for_each(|part| part.resize(size));
         let mut mel = vec![0.0f32; flow.mel * frames];
 
         let mel_shape = [1, dim(flow.mel), dim(frames)];
@@ -371,13 +375,13 @@ impl Cfm {
         let mut outputs = vec![TensorMut::new(&mut mel, &mel_shape)];
         for (cnn, [keys, values]) in state.cnn.iter().zip(&state.caches) {
             inputs.push(Tensor::new(cnn, &cnn_shape));
-            inputs.push(Tensor::new(keys, &cache_shape(state.slots)));
-            inputs.push(Tensor::new(values, &cache_shape(state.slots)));
+            inputs.push(keys.tensor(&cache_shape(state.slots)));
+            inputs.push(values.tensor(&cache_shape(state.slots)));
         }
         for (cnn, [keys, values]) in self.cnn.iter_mut().zip(&mut self.fresh.parts) {
             outputs.push(TensorMut::new(cnn, &cnn_shape));
-            outputs.push(TensorMut::new(keys, &cache_shape(frames)));
-            outputs.push(TensorMut::new(values, &cache_shape(frames)));
+            outputs.push(keys.tensor_mut(&cache_shape(frames)));
+            outputs.push(values.tensor_mut(&cache_shape(frames)));
         }
         self.graph.run(&inputs, &mut outputs)?;
         drop((inputs, outputs));
@@ -395,18 +399,16 @@ impl Cfm {
             }
         }
         let mut free = (0..state.slots).filter(|&slot| free[slot]);
-        // Neighbouring frames mostly go to neighbouring slots: (first frame, first slot, frames).
-        let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+        // Neighbouring frames mostly go to neighbouring slots.
+        let mut runs: Vec<Run> = Vec::new();
         let order = kept
             .map(|entry| match entry {
                 CacheEntry::Old(index) => state.order[index],
                 CacheEntry::New(frame) => {
                     let slot = free.next().expect("the cache has room for what is kept. This is a bug.");
                     match runs.last_mut() {
-                        Some((first, start, count)) if *first + *count == frame && *start + *count == slot => {
-                            *count += 1
-                        }
-                        _ => runs.push((frame, slot, 1)),
+                        Some(run) if run.frame + run.count == frame && run.slot + run.count == slot => run.count += 1,
+                        _ => runs.push(Run { frame, slot, count: 1 }),
                     }
                     slot
                 }
@@ -416,11 +418,7 @@ impl Cfm {
         let (width, frames, slots) = (self.flow.dit_head_dim, self.fresh.frames, state.slots);
         let parts = self.fresh.parts.iter().flatten();
         for (cache, fresh) in state.caches.iter_mut().flatten().zip(parts) {
-            for (cache, fresh) in cache.chunks_exact_mut(slots * width).zip(fresh.chunks_exact(frames * width)) {
-                for &(frame, slot, count) in &runs {
-                    cache[slot * width..][..count * width].copy_from_slice(&fresh[frame * width..][..count * width]);
-                }
-            }
+            cache.put(slots, fresh, frames, width, &runs);
         }
     }
 

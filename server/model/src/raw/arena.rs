@@ -94,7 +94,8 @@ impl Arena {
         Ok(self.add(Memory::Host { data, layout }, kind, elements))
     }
 
-    /// A zeroed buffer of `elements` at `place`; `session` must run on that place.
+    /// A buffer of `elements` at `place`, zeroed on the host and with any content on a device; `session` must run on that
+    /// place.
     pub(crate) fn at(
         &mut self,
         what: &str,

@@ -12,7 +12,7 @@ use crate::error::{ModelError, Result};
 /// Environment variable naming the library; wins over ort's own.
 pub const LIBRARY_VARIABLE: &str = "DUOLOGUE_ORT";
 const ORT_VARIABLE: &str = "ORT_DYLIB_PATH";
-/// The Python environment that `make setup` creates, relative to the checkout.
+/// The Python environment that `make exporter` creates, relative to the checkout.
 const VENV: &str = "models/.venv";
 
 /// Oldest version with the API this program is built for.
@@ -56,7 +56,7 @@ pub(crate) fn version(path: &Path) -> Result<String> {
     if !path.is_file() {
         return Err(unusable("there is no such file".to_owned()));
     }
-    // SAFETY: loading runs the library's initialisers; the file was chosen by the user or by `make setup`.
+    // SAFETY: loading runs the library's initialisers; the file was chosen by the user or by `make exporter`.
     let library = unsafe { libloading::Library::new(path) }.map_err(|error| unusable(error.to_string()))?;
     // SAFETY: the symbol has this signature in every version of ONNX Runtime; the returned tables and the version string
     // are static inside the library, which is still open here.

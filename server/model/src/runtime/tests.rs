@@ -40,7 +40,7 @@ fn the_library_is_found_and_runs_on_the_cpu() {
 fn an_absent_library_is_told_with_the_remedy() {
     golden::runtime();
     let error = load(Path::new("/nowhere/libonnxruntime.so"));
-    assert_mentions(&error, &["/nowhere/libonnxruntime.so", "no such file", "make setup", "1.24", "DUOLOGUE_ORT"]);
+    assert_mentions(&error, &["/nowhere/libonnxruntime.so", "no such file", "make exporter", "1.24", "DUOLOGUE_ORT"]);
 }
 
 #[test]
@@ -48,9 +48,9 @@ fn a_text_file_and_a_foreign_library_are_told_apart() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let text = dir.path().join("libonnxruntime.so");
     std::fs::write(&text, "not a library").expect("write");
-    assert_mentions(&load(&text), &["libonnxruntime.so is not a usable ONNX Runtime library", "make setup"]);
+    assert_mentions(&load(&text), &["libonnxruntime.so is not a usable ONNX Runtime library", "make exporter"]);
     let foreign = build(dir.path(), "foreign", "#[unsafe(no_mangle)] pub extern \"C\" fn something_else() {}");
-    assert_mentions(&load(&foreign), &["does not export OrtGetApiBase", "make setup"]);
+    assert_mentions(&load(&foreign), &["does not export OrtGetApiBase", "make exporter"]);
 }
 
 #[test]
@@ -64,7 +64,16 @@ fn a_too_old_library_is_told_with_both_versions() {
         #[unsafe(no_mangle)] pub extern "C" fn OrtGetApiBase() -> *const Base { &BASE }
     "#;
     let old = build(dir.path(), "old", source);
-    assert_mentions(&load(&old), &["is ONNX Runtime 1.17.3", "needs 1.24 or newer", "make setup"]);
+    assert_mentions(&load(&old), &["is ONNX Runtime 1.17.3", "needs 1.24 or newer", "make exporter"]);
+}
+
+#[test]
+fn the_target_of_a_bundle_settles_auto_and_nothing_else() {
+    assert_eq!(DeviceChoice::Auto.for_target(Target::Cpu), DeviceChoice::Cpu);
+    assert_eq!(DeviceChoice::Auto.for_target(Target::Cuda), DeviceChoice::Cuda(0));
+    for named in [DeviceChoice::Cpu, DeviceChoice::Cuda(2)] {
+        assert_eq!([Target::Cpu, Target::Cuda].map(|target| named.for_target(target)), [named; 2]);
+    }
 }
 
 /// Compiles a small shared library with the Rust compiler that built this test.

@@ -45,7 +45,8 @@ pub struct StreamCounters {
     pub estimator_len: usize,
 }
 
-/// One session's vocoder stream.
+/// One session's vocoder stream. From its first chunk on it owns a copy of its voice's caches (see [`Voice`] for their
+/// size); [`Stream::reset`] starts the next turn in the same memory.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) voice: Arc<Voice>,
@@ -73,14 +74,16 @@ impl Stream {
             tails: Tails::default(),
             caches: None,
             at_start: true,
-            noise: options.source_noise.map(ChaCha8Rng::seed_from_u64),
+            noise: first_draws(options),
         }
     }
 
-    /// Back to the start of a turn: the end of one, or an interruption. Keeps the memory.
+    /// Back to the start of a turn: the end of one, an interruption, or a chunk that failed. Speaks as a new stream does,
+    /// down to its noise, and keeps the memory.
     pub fn reset(&mut self) {
         self.at_start = true;
         self.tails.clear();
+        self.noise = first_draws(self.options);
     }
 
     /// Cache lengths.
@@ -113,4 +116,8 @@ impl Stream {
     pub(super) fn noise_offset(&mut self, table: usize) -> Option<usize> {
         self.noise.as_mut().map(|draw| draw.random_range(0..table))
     }
+}
+
+fn first_draws(options: StreamOptions) -> Option<ChaCha8Rng> {
+    options.source_noise.map(ChaCha8Rng::seed_from_u64)
 }

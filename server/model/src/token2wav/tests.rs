@@ -3,29 +3,20 @@
 //! 2. the voice's base caches equal the reference's after set-up;
 //! 3. three chunks equal the reference's speech;
 //! 4. all calls of a whole session give the reference's mels, samples and cache lengths, trimming included;
-//! 5. a stream is its own: interleaving and resetting change nothing; a turn restarts from the voice;
+//! 5. a stream is its own: interleaving changes nothing; a reset one equals a new one, down to its noise;
 //! 6. zeros, noise and trimming are the options' alone; impossible sizes are refused.
 
 use serde_json::Value;
 
 use super::*;
-use crate::golden::{Npz, assert_close, bundle, path, runtime};
+use crate::golden::{Npz, assert_close, bundle, path, runtime, voice_prompt};
 use duologue_audio::{Pcm, wav};
-
-fn prompt() -> VoicePrompt {
-    let mut golden = Npz::open("modules/module_frontend.npz");
-    let (mels, shape) = golden.values::<f32>("prompt_mels");
-    let (frames, bins) = (shape[0], shape[1]);
-    let mel =
-        (0..bins).flat_map(|bin| (0..frames).map(move |t| (t, bin))).map(|(t, bin)| mels[t * bins + bin]).collect();
-    VoicePrompt { tokens: golden.tokens("prompt_speech_tokens"), speaker: golden.f32("spk_emb"), mel }
-}
 
 fn vocoder() -> (Token2Wav, Arc<Voice>) {
     let mut token2wav = Token2Wav::load(runtime(), &bundle()).expect("the golden bundle speaks");
     let noise: ndarray::Array3<f32> = ndarray_npy::read_npy(path("cfm_noise.npy")).expect("the recorded start noise");
     token2wav.set_start_noise(noise.into_raw_vec_and_offset().0).expect("whole columns");
-    let voice = token2wav.setup(&prompt()).expect("a good prompt");
+    let voice = token2wav.setup(&voice_prompt()).expect("a good prompt");
     (token2wav, voice)
 }
 
@@ -37,7 +28,7 @@ fn recording(relative: &str) -> Pcm {
 fn front_ends_equal_the_reference() {
     let mut front_end = VoiceFrontEnd::load(runtime(), &bundle()).expect("loads");
     let got = front_end.prompt(&recording("inputs/ref_public.wav")).expect("a good recording");
-    let wanted = prompt();
+    let wanted = voice_prompt();
     assert_eq!(got.tokens, wanted.tokens);
     assert_close("speaker", &got.speaker, &wanted.speaker, 1e-3);
     assert_close("prompt mel", &got.mel, &wanted.mel, 5e-2);
@@ -156,6 +147,34 @@ fn streams_do_not_disturb_each_other_and_turns_restart_from_the_voice() {
 }
 
 #[test]
+fn a_reset_stream_equals_a_new_one() {
+    let (mut token2wav, voice) = vocoder();
+    let tokens: Vec<u32> = (0..28).map(|n| n * 200 % 6500).collect();
+    let mut speak = |stream: &mut Stream, chunks: usize, last: bool| -> Vec<(Vec<i16>, Vec<f32>, StreamCounters)> {
+        let whole = (0..chunks).map(|_| (&tokens[..], false));
+        let calls = whole.chain(last.then_some((&tokens[..7], true)));
+        let mut said = |(tokens, last)| {
+            let speech = token2wav.push(stream, tokens, last).expect("runs");
+            (speech.pcm, speech.mel, stream.counters())
+        };
+        calls.map(&mut said).collect()
+    };
+    for options in [StreamOptions::fidelity(), StreamOptions::live(7)] {
+        // Five chunks trim every cache.
+        let wanted = speak(&mut Stream::new(&voice, options), 5, true);
+        let mut stream = Stream::new(&voice, options);
+        // A whole turn, one that was cut off, and none at all before the next one.
+        for (chunks, last) in [(5, true), (2, false), (0, false)] {
+            speak(&mut stream, chunks, last);
+            stream.reset();
+            assert_eq!(stream.counters(), Stream::new(&voice, options).counters());
+            assert!(speak(&mut stream, 5, true) == wanted, "after {chunks} chunks, {options:?}");
+            stream.reset();
+        }
+    }
+}
+
+#[test]
 fn options_change_what_they_name_and_nothing_else() {
     let (mut token2wav, voice) = vocoder();
     let tokens: Vec<u32> = (0..28).map(|n| n * 200 % 6500).collect();
@@ -188,10 +207,10 @@ fn impossible_sizes_are_refused_and_change_nothing() {
         assert_eq!(stream.counters(), before);
     }
     let longest = token2wav.longest_prompt();
-    let mut long = prompt();
+    let mut long = voice_prompt();
     long.tokens.resize(longest + 1, 0);
     let error = token2wav.setup(&long).expect_err("too long");
     assert!(error.to_string().contains("use a recording of at most"), "{error}");
-    let error = token2wav.setup(&VoicePrompt { tokens: vec![], ..prompt() }).expect_err("empty");
+    let error = token2wav.setup(&VoicePrompt { tokens: vec![], ..voice_prompt() }).expect_err("empty");
     assert!(error.to_string().contains("0 speech tokens"), "{error}");
 }

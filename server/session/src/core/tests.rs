@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dialogue::{EndedBy, TurnReset, UnitEnd};
+use crate::dialogue::{EndedBy, SpeechOrder, TurnReset, UnitEnd};
 
 const UNIT: usize = 100;
 
@@ -15,6 +15,8 @@ fn ms(ms: u64) -> Duration {
 struct Script {
     session: DuplexSession,
     unit: Option<(UnitId, TurnId)>,
+    /// When the audio of the last dispatched unit was complete.
+    ready_at: Duration,
 }
 
 impl Script {
@@ -26,7 +28,7 @@ impl Script {
             backlog_units: 2,
             frames_per_unit: 2,
         };
-        Self { session: DuplexSession::new(config, ms(0)), unit: None }
+        Self { session: DuplexSession::new(config, ms(0)), unit: None, ready_at: ms(0) }
     }
 
     /// A prepared session with the first outputs taken.
@@ -50,7 +52,8 @@ impl Script {
                     return lines;
                 }
                 Output::Work(Work::Prepare) => "prepare".into(),
-                Output::Work(Work::Unit { unit, turn, audio, frames, force_listen }) => {
+                Output::Work(Work::Unit { unit, turn, audio, frames, force_listen, ready_at }) => {
+                    self.ready_at = ready_at;
                     assert_eq!(audio.len(), UNIT);
                     self.unit = Some((unit, turn));
                     let forced = if force_listen { " forced" } else { "" };
@@ -148,6 +151,18 @@ fn audio_during_preparation_waits_and_units_run_one_at_a_time() {
 }
 
 #[test]
+fn a_unit_carries_the_time_at_which_its_audio_was_complete() {
+    let mut script = Script::running();
+    script.at(50, Input::Audio(vec![0.0; UNIT - 1]));
+    script.at(100, Input::Audio(vec![0.0; 1]));
+    assert_eq!(script.ready_at, ms(100));
+    // It waits for the engine until 700.
+    script.audio(300, 1.0);
+    assert_eq!(script.done(700, SpeechOrder::None)[1], "unit 1 turn 0 from 1 frames 0");
+    assert_eq!(script.ready_at, ms(300));
+}
+
+#[test]
 fn a_full_backlog_drops_the_oldest_unit_and_keeps_a_forced_listen() {
     let mut script = Script::running();
     script.audio(0, 0.0);
@@ -199,6 +214,42 @@ fn an_interruption_stops_playback_fences_late_speech_and_forces_the_next_unit_to
     assert_eq!(script.speech(3500, 3, 1, 2400, true), ["speech 2400", "wait until 3600"]);
     assert_eq!(script.at(3600, Input::Tick), ["silent", "idle"]);
     assert_eq!(script.session.stats().interrupts, 1);
+}
+
+#[test]
+fn repeated_interruptions_force_one_listen_and_leave_it_valid() {
+    let mut script = Script::running();
+    script.audio(1000, 0.0);
+    script.done(1100, SpeechOrder::Continue);
+    script.audio(2000, 1.0);
+    assert_eq!(script.at(2100, Input::Interrupt)[0], "fence 1");
+    assert!(!script.session.speaking());
+    // The turn is still open on the LLM side, but the listener hears nothing: before the stale unit's report ...
+    assert_eq!(script.at(2150, Input::Interrupt), ["wait until 3000"]);
+    assert_eq!(script.done(2200, SpeechOrder::Continue), ["done 1 in 200 stale", "idle"]);
+    // ... before the forced unit is dispatched ...
+    assert_eq!(script.at(2250, Input::Interrupt), ["idle"]);
+    assert_eq!(script.audio(3000, 2.0)[0], "unit 2 turn 1 from 2 frames 0 forced");
+    // ... and while it is computed.
+    assert_eq!(script.at(3050, Input::Interrupt), ["wait until 4000"]);
+    assert_eq!(script.done(3100, SpeechOrder::None), ["done 2 in 100", "idle"]);
+    // The answer is not delayed by a second forced listen, and can be interrupted again.
+    assert_eq!(script.audio(4000, 3.0)[0], "unit 3 turn 1 from 3 frames 0");
+    script.done(4100, SpeechOrder::Continue);
+    assert!(script.session.speaking());
+    assert_eq!(script.at(4200, Input::Interrupt)[0], "fence 2");
+    assert_eq!((script.session.turn(), script.session.stats().interrupts), (TurnId(2), 2));
+}
+
+#[test]
+fn speech_of_the_new_fence_can_be_interrupted_before_its_report() {
+    let mut script = Script::running();
+    script.audio(1000, 0.0);
+    script.done(1100, SpeechOrder::Continue);
+    script.at(1200, Input::Interrupt);
+    script.audio(2000, 1.0);
+    script.speech(2100, 1, 1, 24000, false);
+    assert_eq!(script.at(2200, Input::Interrupt)[..2], ["fence 2", "flush 2 21600"]);
 }
 
 #[test]

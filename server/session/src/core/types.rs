@@ -161,7 +161,8 @@ pub enum Input {
     Frame(Frame),
     /// The next unit must listen (it closes an open turn); speech already made is played on.
     ForceListen,
-    /// Barge-in: speech stops now and the next unit must listen. No effect while nothing is spoken.
+    /// Barge-in: speech stops now and the next unit must listen. No effect while nothing is spoken, which includes
+    /// the time from one barge-in to the report of the unit that it forced to listen.
     Interrupt,
     /// Answer to [`Work::Prepare`].
     Prepared(PreparedReport),
@@ -205,6 +206,9 @@ pub enum Work {
         frames: Vec<Frame>,
         /// It must listen.
         force_listen: bool,
+        /// When its audio was complete, on the driver's clock. Its deadline counts from here, not from the dispatch:
+        /// a unit that waited in the backlog has used up part of its time.
+        ready_at: Duration,
     },
     /// What carries a fence older than this is stale: abort its generation and speech as soon as possible.
     Fence {

@@ -142,6 +142,20 @@ impl Run {
         end
     }
 
+    /// Generates these choices and stops with the last one's token pending: returned, but not fed.
+    fn generate(&mut self, choices: &[u32]) {
+        self.dialogue.begin_unit(self.kv_len);
+        self.fed.clear();
+        let mut step = self.dialogue.start(false);
+        for &choice in choices {
+            if let Step::Feed { token, speaks } = step {
+                self.fed.push((token, speaks));
+            }
+            step = self.step(Some(choice));
+        }
+        assert!(!matches!(step, Step::End(_)), "the unit ended early");
+    }
+
     fn finish(&mut self) {
         self.kv_len += 1 + self.fed.len() + 2;
         let finalized = self.dialogue.finalize(self.kv_len, &Letters);
@@ -213,6 +227,7 @@ fn listening_behind_turn_eos_loses_the_words_in_fidelity_and_speaks_them_in_live
     let end = Run::new(&config(Mode::Live)).unit(false, &choices);
     assert!(end.is_listen && end.end_of_turn && !end.turn_open);
     assert_eq!((end.text.as_str(), end.speech), ("A", SpeechOrder::EndTurn));
+    assert!(end.speaks(), "it is shown as spoken although the decision was to listen");
     assert_eq!(end.terminator, LISTEN);
 }
 
@@ -243,15 +258,13 @@ fn the_first_units_listen_without_a_decode() {
 #[test]
 fn abort_ends_with_chunk_eos_silences_the_unit_and_leaves_the_turn_to_the_forced_listen() {
     let mut run = Run::new(&config(Mode::Live));
-    run.dialogue.begin_unit(run.kv_len);
-    assert_eq!(run.dialogue.start(false), Step::Sample);
-    for choice in [SPEAK, 65, 66] {
-        let Step::Feed { token, speaks } = run.step(Some(choice)) else { panic!("a word ends nothing") };
-        run.fed.push((token, speaks));
-    }
+    run.generate(&[SPEAK, 65, 66]);
     let end = run.dialogue.abort(&Letters);
-    assert_eq!(end.tokens, [SPEAK, 65, 66, CHUNK_EOS]);
-    assert_eq!((end.ended_by, end.speech, end.reset), (EndedBy::Aborted, SpeechOrder::None, TurnReset::All));
+    // 66 was chosen but never fed: the cache does not hold it.
+    assert_eq!(run.fed, [(SPEAK, false), (65, true)]);
+    assert_eq!((end.tokens.as_slice(), end.text.as_str()), (&[SPEAK, 65, CHUNK_EOS][..], "A"));
+    assert_eq!((end.speech_ids.as_slice(), end.decoded.as_slice()), (&[65][..], &[SPEAK, 65, 66][..]));
+    assert_eq!((end.ended_by, end.speaks(), end.reset), (EndedBy::Aborted, false, TurnReset::All));
     assert!(end.turn_open && !end.end_of_turn);
     run.finish();
     let end = run.unit(true, &[]);
@@ -260,13 +273,53 @@ fn abort_ends_with_chunk_eos_silences_the_unit_and_leaves_the_turn_to_the_forced
 }
 
 #[test]
-fn abort_before_the_first_word_listens() {
+fn abort_before_the_first_token_is_fed_listens() {
+    for choices in [&[][..], &[SPEAK]] {
+        let mut run = Run::new(&config(Mode::Live));
+        run.generate(choices);
+        let end = run.dialogue.abort(&Letters);
+        assert_eq!((end.tokens.as_slice(), end.is_listen, end.turn_open), (&[LISTEN][..], true, false));
+        run.finish();
+        // No turn was opened: there is none to close.
+        assert_eq!(run.unit(true, &[]).tokens, [LISTEN]);
+    }
+}
+
+#[test]
+fn abort_with_turn_eos_chosen_but_not_fed_leaves_the_turn_open() {
     let mut run = Run::new(&config(Mode::Live));
-    run.dialogue.begin_unit(run.kv_len);
-    run.dialogue.start(false);
+    run.generate(&[SPEAK, 65, TURN_EOS]);
     let end = run.dialogue.abort(&Letters);
-    assert_eq!((end.tokens.as_slice(), end.is_listen), (&[LISTEN][..], true));
+    assert_eq!(end.tokens, [SPEAK, 65, CHUNK_EOS]);
+    assert!(end.turn_open && !end.end_of_turn);
     run.finish();
+    assert_eq!(run.unit(true, &[]).tokens, [TURN_EOS, LISTEN]);
+}
+
+#[test]
+fn closing_a_turn_may_not_be_aborted_and_goes_on_to_its_end() {
+    let mut run = Run::new(&config(Mode::Live));
+    assert!(!run.dialogue.may_abort());
+    run.generate(&[SPEAK, 65]);
+    assert!(run.dialogue.may_abort());
+    run.dialogue.abort(&Letters);
+    run.finish();
+    run.dialogue.begin_unit(run.kv_len);
+    assert_eq!(run.dialogue.start(true), Step::Feed { token: TURN_EOS, speaks: false });
+    assert!(!run.dialogue.may_abort());
+    let Step::End(end) = run.step(None) else { panic!("the turn is closed") };
+    assert_eq!((end.tokens.as_slice(), end.turn_open), (&[TURN_EOS, LISTEN][..], false));
+    assert!(!run.dialogue.may_abort());
+}
+
+#[test]
+#[should_panic(expected = "not while choosing. This is a bug.")]
+fn aborting_while_a_turn_is_closed_is_a_bug() {
+    let mut run = Run::new(&config(Mode::Live));
+    run.unit(false, &[SPEAK, 65, CHUNK_EOS]);
+    run.dialogue.begin_unit(run.kv_len);
+    run.dialogue.start(true);
+    run.dialogue.abort(&Letters);
 }
 
 #[test]
