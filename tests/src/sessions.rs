@@ -38,13 +38,17 @@ pub fn greedy(engine: &Engine, mode: Mode) -> SessionConfig {
     config
 }
 
-/// Opens and prepares a session with the golden reference voice.
+/// Opens and prepares a session with the bundle's system prompt.
 pub fn begin(engine: &Engine, config: &SessionConfig) -> Conversation {
+    begin_with(engine, config, &engine.bundle().manifest().prompt.default_system_prompt)
+}
+
+/// Opens and prepares a session with the golden reference voice.
+pub fn begin_with(engine: &Engine, config: &SessionConfig, system_prompt: &str) -> Conversation {
     let limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
     let voice = Arc::new(wav::read_mono(&golden().join("inputs/ref_public.wav"), limits).unwrap());
     let prompt = &engine.bundle().manifest().prompt;
-    let encode =
-        |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", &prompt.default_system_prompt));
+    let encode = |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", system_prompt));
     let options = OpenOptions {
         prompt: PrepareWork {
             prefix: encode(&prompt.prefix),

@@ -4,6 +4,8 @@
 //! every 29 units, so mel window and units have not drifted apart by a frame; and the process does not grow: resident memory after the
 //! first two minutes and at the end differ by less than 16 MiB.
 
+use std::sync::{Mutex, PoisonError};
+
 use duologue_session::{Mode, WindowMode};
 use duologue_tests::sessions::{begin, engine, greedy, heard, user_audio};
 
@@ -20,7 +22,11 @@ fn resident_kib() -> usize {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("VmRSS in kB")
 }
 
+/// Resident memory is the process's: one session at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn ten_minutes(mode: WindowMode, bound: impl Fn(usize) -> usize) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let engine = engine(1);
     let mut config = greedy(&engine, Mode::Live);
     config.window.mode = mode;
