@@ -2,6 +2,8 @@
 //!
 //! Whenever the user interrupts: nothing of the interrupted turn is heard any more, the next unit listens (closing the open turn), the
 //! session goes on and speaks again later, and an interruption of a model that does not speak changes nothing.
+// The figures are read with `--nocapture`.
+#![allow(clippy::print_stdout)]
 
 use std::time::Duration;
 

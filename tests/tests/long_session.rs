@@ -3,6 +3,8 @@
 //! The LLM cache stays within the window's bound; the audio encoder's cache grows by exactly one second per unit and starts anew
 //! every 29 units, so mel window and units have not drifted apart by a frame; and the process does not grow: resident memory after the
 //! first two minutes and at the end differ by less than 16 MiB.
+// The figures are read with `--nocapture`.
+#![allow(clippy::print_stdout)]
 
 use std::sync::{Mutex, PoisonError};
 

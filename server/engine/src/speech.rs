@@ -174,7 +174,7 @@ impl SpeechThread {
             return Ok(());
         }
         let order = state.orders.pop_front().expect("only slots with an order are singles. This is a bug.");
-        self.begin(slot, order)
+        self.begin(slot, &order)
     }
 
     fn set_voice(&mut self, slot: usize, order: &VoiceOrder) -> Result<(), EngineError> {
@@ -191,14 +191,14 @@ impl SpeechThread {
     }
 
     /// Forgets what the order asks to forget, then runs the condition through the TTS and chooses the first code.
-    fn begin(&mut self, slot: usize, order: SpeakOrder) -> Result<(), EngineError> {
+    fn begin(&mut self, slot: usize, order: &SpeakOrder) -> Result<(), EngineError> {
         let stale = self.slot(slot).session.fence.is_stale(order.turn);
         self.reset(slot, if stale { TurnReset::All } else { order.reset });
         if order.speech == SpeechOrder::None {
             return Ok(());
         }
         if stale {
-            self.report(slot, &mut Speaking::new(&order), true);
+            self.report(slot, &mut Speaking::new(order), true);
             return Ok(());
         }
         let (result, cost) = timed(|| -> Result<_, EngineError> {
@@ -220,7 +220,7 @@ impl SpeechThread {
             Ok(())
         });
         result?;
-        let mut speaking = Box::new(Speaking::new(&order));
+        let mut speaking = Box::new(Speaking::new(order));
         speaking.timings.tts = cost;
         self.choose(slot, speaking)
     }
