@@ -2,8 +2,6 @@
 //!
 //! Wiring only: reads the command line, opens the bundle, and puts the other crates together.
 #![deny(unsafe_code)]
-// A command line program answers on standard output.
-#![allow(clippy::print_stdout)]
 
 mod commands;
 mod host;

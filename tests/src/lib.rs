@@ -26,13 +26,20 @@ pub fn bundle() -> PathBuf {
     path
 }
 
-/// Runs `duologue` with these arguments.
-pub fn duologue(arguments: &[&str]) -> Output {
+/// `duologue` with these arguments, not yet started.
+pub fn command(arguments: &[&str]) -> Command {
     let here = std::env::current_exe().expect("a test knows its own file");
     let folder = here.parent().and_then(Path::parent).expect("tests run from target/PROFILE/deps");
     let program = folder.join("duologue");
     assert!(program.is_file(), "{} is missing; run `make build` first", program.display());
-    Command::new(program).args(arguments).env("ORT_DISABLE_TELEMETRY", "1").output().expect("the program starts")
+    let mut command = Command::new(program);
+    command.args(arguments).env("ORT_DISABLE_TELEMETRY", "1");
+    command
+}
+
+/// Runs `duologue` with these arguments.
+pub fn duologue(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the program starts")
 }
 
 /// Runs `duologue`, which must succeed, and returns what it printed.

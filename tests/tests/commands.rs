@@ -4,13 +4,15 @@
 //! 2. The timeline's lines parse, its audio adds up to the reply wav, and speaking and listening both occur.
 //! 3. `live` mode speaks without the reference's artificial silence; `fidelity` mode has it.
 //! 4. The same seed gives the same reply, byte by byte.
-//! 5. `doctor` and `check` find nothing wrong with this machine and the golden bundle.
+//! 5. A reader of the printed lines that goes away (`| head`) does not cost the reply.
+//! 6. `doctor` and `check` find nothing wrong with this machine and the golden bundle.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use duologue_audio::wav;
 use duologue_proto::timeline::{Decision, TimelineEvent, UnitLine};
-use duologue_tests::{bundle, golden, succeed};
+use duologue_tests::{bundle, command, golden, succeed};
 
 const LIMITS: wav::Limits = wav::Limits { min_seconds: 0.1, max_seconds: 1e3 };
 
@@ -88,6 +90,19 @@ fn live_speech_has_no_artificial_silence() {
     );
     let (_, reply) = talk(&input, "live", dir.path());
     assert!(leading_zeros(&reply) < 24, "{} zeros before the first word", leading_zeros(&reply));
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_cost_the_reply() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, reply, bundle) = (dir.path().join("user.wav"), dir.path().join("reply.wav"), bundle());
+    odd_recording(&input, 3);
+    let arguments = ["talk", "--bundle", bundle.to_str().unwrap(), "--input", input.to_str().unwrap()];
+    let arguments = [&arguments[..], &["--output", reply.to_str().unwrap()]].concat();
+    let mut child = command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(reply.is_file());
 }
 
 #[test]

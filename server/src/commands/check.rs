@@ -8,6 +8,7 @@ use duologue_engine::{Engine, EngineOptions};
 use duologue_model::Bundle;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::say;
 use crate::host::RuntimeArgs;
 
 /// Arguments of `check`.
@@ -24,18 +25,21 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
     let manifest = bundle.manifest();
-    println!("manifest   ok, format {} by exporter {}", manifest.format_version, manifest.exporter_version);
-    println!(
+    say!("manifest   ok, format {} by exporter {}", manifest.format_version, manifest.exporter_version);
+    say!(
         "           {} ({}, {} weights, for {})",
-        manifest.name, manifest.precision, manifest.weights, manifest.target
+        manifest.name,
+        manifest.precision,
+        manifest.weights,
+        manifest.target
     );
     verify_files(&bundle)?;
-    println!("files      ok, {} with their sha256", manifest.files.len());
+    say!("files      ok, {} with their sha256", manifest.files.len());
     let runtime = args.runtime.load_for(&bundle)?;
     // Loading compares each graph's inputs and outputs with the manifest.
     Engine::start(&runtime, &bundle, EngineOptions { slots: 1, start_noise: None })?;
-    println!("graphs     ok, {} load with the inputs and outputs of the manifest", manifest.graphs.len());
-    println!("The bundle is whole and loads on {}.", runtime.device());
+    say!("graphs     ok, {} load with the inputs and outputs of the manifest", manifest.graphs.len());
+    say!("The bundle is whole and loads on {}.", runtime.device());
     Ok(())
 }
 

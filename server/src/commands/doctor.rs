@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use duologue_model::Bundle;
 
 use super::check::verify_files;
+use super::say;
 use crate::host::RuntimeArgs;
 
 /// Arguments of `doctor`.
@@ -21,35 +22,35 @@ pub struct Args {
 
 /// Runs the command. Reports everything it can before it fails.
 pub fn run(args: &Args) -> Result<()> {
-    println!("duologue   {}", env!("CARGO_PKG_VERSION"));
-    println!("cpu        {} logical cores, {}", std::thread::available_parallelism()?, cpu_features().join(" "));
+    say!("duologue   {}", env!("CARGO_PKG_VERSION"));
+    say!("cpu        {} logical cores, {}", std::thread::available_parallelism()?, cpu_features().join(" "));
     let mut problems = 0;
     match args.runtime.load() {
         Ok(runtime) => {
-            println!("onnxruntime {} from {}", runtime.version(), runtime.library().display());
-            println!("device     {}, {} thread(s) per graph", runtime.device(), runtime.threads());
+            say!("onnxruntime {} from {}", runtime.version(), runtime.library().display());
+            say!("device     {}, {} thread(s) per graph", runtime.device(), runtime.threads());
             for provider in runtime.usable_providers() {
                 match provider.problem {
-                    None => println!("provider   {}: usable", provider.name),
-                    Some(problem) => println!("provider   {}: not usable: {problem}", provider.name),
+                    None => say!("provider   {}: usable", provider.name),
+                    Some(problem) => say!("provider   {}: not usable: {problem}", provider.name),
                 }
             }
         }
         Err(error) => {
             problems += 1;
-            println!("onnxruntime PROBLEM: {error:#}");
+            say!("onnxruntime PROBLEM: {error:#}");
         }
     }
     match &args.bundle {
-        None => println!("bundle     none given (--bundle DIR)"),
+        None => say!("bundle     none given (--bundle DIR)"),
         Some(path) => {
             match Bundle::open(path).map_err(anyhow::Error::from).and_then(|b| verify_files(&b).map(|()| b)) {
                 Ok(bundle) => {
-                    println!("bundle     {} ok, {} files", bundle.manifest().name, bundle.manifest().files.len())
+                    say!("bundle     {} ok, {} files", bundle.manifest().name, bundle.manifest().files.len())
                 }
                 Err(error) => {
                     problems += 1;
-                    println!("bundle     PROBLEM: {error:#}");
+                    say!("bundle     PROBLEM: {error:#}");
                 }
             }
         }

@@ -13,6 +13,15 @@ pub mod replay;
 pub mod talk;
 mod timeline;
 
+/// Prints a line. A reader that has gone away (`| head`) must not cost the user the files that are still to be written.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+pub(crate) use say;
+
 /// Shortest reference voice: below it there is nothing to take a voice from.
 const MIN_VOICE_S: f64 = 0.5;
 

@@ -17,6 +17,7 @@ use duologue_session::{DecodeMode, Frame, Mode, Sampling, SessionConfig, TextDec
 use ndarray::Array3;
 use ndarray_npy::ReadNpyExt;
 
+use super::say;
 use super::timeline::{Timeline, session_line, unit_line};
 use crate::host::HostArgs;
 
@@ -106,7 +107,7 @@ pub fn run(args: &Args) -> Result<()> {
     let path = args.out.join("session.json");
     std::fs::write(&path, serde_json::to_vec_pretty(&record)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{} units replayed to {}", record.units.len(), args.out.display());
+    say!("{} units replayed to {}", record.units.len(), args.out.display());
     Ok(())
 }
 

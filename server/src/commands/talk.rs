@@ -11,6 +11,7 @@ use duologue_model::{Bundle, Runtime};
 use duologue_proto::timeline::{Decision, TimelineEvent, UnitLine};
 use duologue_session::{Mode, TextDecoder};
 
+use super::say;
 use super::timeline::{Timeline, session_line, unit_line};
 use crate::host::HostArgs;
 
@@ -116,7 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
     let reply_s = reply.len() as f64 / f64::from(rate);
     timeline.write(&TimelineEvent::End { units, speak_units, reply_s, missed_deadlines })?;
     timeline.finish()?;
-    println!(
+    say!(
         "{units} units, {speak_units} spoken, {missed_deadlines} over their deadline; reply of {reply_s:.2} s in {}",
         args.output.display()
     );
@@ -144,11 +145,9 @@ impl Tally {
 fn announce(bundle: &Bundle, path: &Path, runtime: &Runtime) {
     let manifest = bundle.manifest();
     let (name, precision, weights) = (&manifest.name, &manifest.precision, manifest.weights);
-    println!("bundle {name} ({precision}, {weights} weights) from {} on {}", path.display(), runtime.device());
+    say!("bundle {name} ({precision}, {weights} weights) from {} on {}", path.display(), runtime.device());
     if manifest.weights == Weights::Random {
-        println!(
-            "The weights are random: what it says is noise. This shows that the chain works, not what it can say."
-        );
+        say!("The weights are random: what it says is noise. This shows that the chain works, not what it can say.");
     }
 }
 
@@ -158,7 +157,7 @@ fn print_line(line: &UnitLine) {
         Decision::Speak if line.end_of_turn => "speak.",
         Decision::Speak => "speak ",
     };
-    println!(
+    say!(
         "{:5.1} s  {decision}  {:6.1} ms  kv {:5}  {}",
         line.start_s,
         line.cost_ms.unit,
