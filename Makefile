@@ -47,7 +47,7 @@ run: build bundle ## feed a spoken wav through the whole chain; reply and timeli
 
 test: build bundle ## every test: Rust, exporter, golden sessions, bad input
 	cargo test --release --locked --workspace
-	cd models && ../$(PY) -m pytest -q
+	cd models && ../$(PY) -m pytest
 
 lint: exporter ## formatting, clippy, docs, crate boundaries, Python lint
 	cargo fmt --all --check
