@@ -127,6 +127,13 @@ fn bundles_that_are_not_whole() {
     assert_says(&place.talk(&copy, &[]), &["manifest.json"]);
     replace("manifest.json", manifest.as_bytes());
 
+    let opset = manifest.find("\"opset\": ").expect("graphs have opsets") + "\"opset\": ".len();
+    let other = format!("{}9{}", &manifest[..opset], &manifest[opset + 2..]);
+    replace("manifest.json", other.as_bytes());
+    let message = fail(&["check", "--device", "cpu", "--bundle", copy.to_str().unwrap()]);
+    assert_says(&message, &[".onnx has opset 2", "the manifest says 9"]);
+    replace("manifest.json", manifest.as_bytes());
+
     let hift = fs::read(original.join("hift.onnx")).unwrap();
     replace("hift.onnx", &hift[..hift.len() / 2]);
     assert_says(&place.talk(&copy, &[]), &["hift.onnx", "truncated"]);

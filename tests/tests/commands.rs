@@ -114,7 +114,13 @@ fn doctor_and_check_find_nothing_wrong() {
         assert!(doctor.contains(part), "{part:?} is missing in {doctor}");
     }
     let check = succeed(&["check", "--device", "cpu", "--bundle", bundle]);
-    for part in ["manifest   ok", "files      ok, 19", "graphs     ok, 1", "The bundle is whole and loads on cpu"] {
+    for part in [
+        "manifest   ok",
+        "files      ok, 19",
+        "opsets     ok, 1",
+        "graphs     ok, 1",
+        "The bundle is whole and loads on cpu",
+    ] {
         assert!(check.contains(part), "{part:?} is missing in {check}");
     }
 }

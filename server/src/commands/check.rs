@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use duologue_engine::{Engine, EngineOptions};
 use duologue_model::Bundle;
@@ -35,6 +35,15 @@ pub fn run(args: &Args) -> Result<()> {
     );
     verify_files(&bundle)?;
     say!("files      ok, {} with their sha256", manifest.files.len());
+    for (name, graph) in &manifest.graphs {
+        let found = bundle.opset(name)?;
+        ensure!(
+            found == u64::from(graph.opset),
+            "{name} has opset {found}, the manifest says {}; export the bundle again",
+            graph.opset
+        );
+    }
+    say!("opsets     ok, {} as the manifest says", manifest.graphs.len());
     let runtime = args.runtime.load_for(&bundle)?;
     // Loading compares each graph's inputs and outputs with the manifest.
     Engine::start(&runtime, &bundle, EngineOptions { slots: 1, start_noise: None })?;
