@@ -74,8 +74,10 @@ pub enum Decision {
 /// Wall time of one unit by stage, in milliseconds. Waiting in queues is inside `unit` only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnitCost {
-    /// Log-mel, audio encoder and projector.
-    pub audio: f64,
+    /// Log-mel.
+    pub mel: f64,
+    /// Audio encoder and projector.
+    pub apm: f64,
     /// Image preprocessing and vision encoder.
     pub vision: f64,
     /// LLM prefill of the unit's inputs.
