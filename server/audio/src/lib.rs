@@ -1,4 +1,5 @@
-//! Sound in and out of the models, as plain numbers: wav files, resampling, one-second units, mel features.
+//! Sound in and out of the models, as plain numbers: wav files, resampling, one-second units, mel features, and the
+//! codecs of the wires.
 //!
 //! Owns every computation between a PCM buffer and the first or after the last ONNX graph. Must not: run graphs, know
 //! sessions, do network or async work. All parameters come from the caller, who reads them from the bundle's manifest.
@@ -7,9 +8,13 @@
 pub mod chunker;
 pub mod fbank;
 mod filterbank;
+pub mod g711;
+pub mod level;
 pub mod mel;
+pub mod opus;
 pub mod resample;
 mod spectrum;
+pub mod stream;
 pub mod wav;
 
 /// Mono sound at a stated rate.

@@ -135,8 +135,20 @@ pub enum WavError {
 /// # Errors
 /// See [`WavError`]; the length is checked before the samples are read, so a huge file costs nothing.
 pub fn read_mono(path: &Path, limits: Limits) -> Result<Pcm, WavError> {
+    let file = File::open(path).map_err(|source| WavError::Io { path: path.into(), source })?;
+    read(path, BufReader::new(file), limits)
+}
+
+/// Reads a wav file that is in memory, as [`read_mono`] does; `name` stands for its path in errors.
+///
+/// # Errors
+/// See [`read_mono`].
+pub fn parse_mono(name: &str, bytes: &[u8], limits: Limits) -> Result<Pcm, WavError> {
+    read(Path::new(name), bytes, limits)
+}
+
+fn read(path: &Path, mut file: impl Read, limits: Limits) -> Result<Pcm, WavError> {
     let io = |source| WavError::Io { path: path.into(), source };
-    let mut file = BufReader::new(File::open(path).map_err(io)?);
     let mut head = Vec::with_capacity(12);
     file.by_ref().take(12).read_to_end(&mut head).map_err(io)?;
     check_magic(path, &head)?;
