@@ -20,7 +20,7 @@ impl ConfigError {
     }
 }
 
-fn require(holds: bool, setting: &str, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
+pub(crate) fn require(holds: bool, setting: &str, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if holds { Ok(()) } else { Err(ConfigError::new(setting, problem())) }
 }
 

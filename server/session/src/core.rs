@@ -141,6 +141,14 @@ impl DuplexSession {
         speaks && !self.interrupted
     }
 
+    /// When the audio of `unit` was complete, while that unit is being computed.
+    pub fn ready_at(&self, unit: UnitId) -> Option<Duration> {
+        match &self.state {
+            State::Running(Some(flight)) if flight.unit == unit => Some(flight.ready_at),
+            _ => None,
+        }
+    }
+
     /// Counters since the session began.
     pub fn stats(&self) -> CoreStats {
         self.stats

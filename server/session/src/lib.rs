@@ -7,9 +7,11 @@
 //! Who drives what:
 //! - the LLM thread drives one [`Dialogue`] per session, token by token;
 //! - the speech thread drives one [`SpeechTurn`] and one [`CodeSampler`] per session;
-//! - the transport drives one [`DuplexSession`] per session, which says what the engine shall do next.
+//! - the transport drives one [`DuplexSession`] per session, which says what the engine shall do next, and one
+//!   [`BargeIn`], which says when the user's voice pauses or stops the agent's.
 #![forbid(unsafe_code)]
 
+pub mod barge_in;
 mod candidates;
 pub mod code_sampler;
 pub mod config;
@@ -20,6 +22,7 @@ pub mod speech;
 pub mod tokens;
 pub mod window;
 
+pub use barge_in::{Action, BargeIn, BargeInConfig, FrameEvidence, Playing, VoiceFrame};
 pub use candidates::SampleError;
 pub use code_sampler::{CodeSampler, CodeStep};
 pub use config::{

@@ -128,6 +128,8 @@ fn report(unit: UnitId, turn: TurnId, speech: SpeechOrder) -> UnitReport {
         kv_generate: 0,
         kv_final: 0,
         apm_kv: [0, 0],
+        vision_slices: 0,
+        vision_tokens: 0,
         window: None,
         timings: UnitTimings::default(),
     }

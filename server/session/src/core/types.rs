@@ -86,8 +86,10 @@ pub struct PreparedReport {
 /// Engine time of a unit by stage; waiting in queues is not in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnitTimings {
-    /// Mel and audio encoder.
-    pub audio: Duration,
+    /// Log-mel.
+    pub mel: Duration,
+    /// Audio encoder and projector.
+    pub apm: Duration,
     /// Image preprocessing and vision encoder.
     pub vision: Duration,
     /// LLM prefill.
@@ -126,6 +128,10 @@ pub struct UnitReport {
     pub kv_final: usize,
     /// Audio encoder cache rows before and after the unit.
     pub apm_kv: [usize; 2],
+    /// Slices of pictures that were read with it, overviews included.
+    pub vision_slices: usize,
+    /// LLM rows of them.
+    pub vision_tokens: usize,
     /// The window's bookkeeping, when the engine was asked to record it.
     pub window: Option<WindowState>,
     /// Engine time.
