@@ -4,6 +4,7 @@
 float16 form)
 - int8 graphs stay above their threshold
 - the graphs hold no shape arithmetic inside the Euler loop beyond what the loop needs
+- hift carries its own operators as functions that any ONNX Runtime runs; its CUDA forms have none and are as exact
 - every value that hift's pitch, source and ISTFT read or write is float32 in the float16 form, by inferred types
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from duologue_export import kernels
 from duologue_export.bundle import open_session
 from duologue_export.modules import apm, builder, cases, flow, flow_cfm, flow_encoder, hift, tts_condition, vision
 from duologue_export.modules.parity import THRESHOLDS, Row
@@ -95,6 +97,21 @@ def test_hift_keeps_pitch_source_and_istft_in_float32(checkpoint):
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
     decoder = [node for node in convolutions if kinds[node.output[0]] == onnx.TensorProto.FLOAT16]
     assert len(decoder) > len(convolutions) / 2, "the decoder itself is meant to be float16"
+
+
+def test_hift_carries_its_operators_as_functions(checkpoint):
+    model = hift.build(checkpoint).model()
+    used = {node.op_type for node in model.graph.node if node.domain == kernels.DOMAIN}
+    assert used == {function.name for function in model.functions} == {"Snake", "Sine"}
+    assert "Sin" not in {node.op_type for node in model.graph.node}
+
+
+def test_hift_for_cuda_has_standard_operators_only(checkpoint):
+    for model in (hift.build(checkpoint, standard=True).model(), hift.build(checkpoint, half=True).model()):
+        assert not model.functions
+        assert {node.domain for node in model.graph.node} == {""}
+    row = compared(checkpoint, "hift", hift.build(checkpoint, standard=True).model(), "fp32")
+    assert row.ok and row.relative < 1e-3, row
 
 
 def test_outputs_carry_the_contract_names(checkpoint):

@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from duologue_export import kernels
 from duologue_export.graph.writer import require_finite
 from duologue_export.quantize import node_attributes, quantize_blocks
 
@@ -63,6 +64,7 @@ class GraphBuilder:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.functions: dict[str, onnx.FunctionProto] = {}
         self._shared: dict[tuple, str] = {}
         self._counter: dict[str, int] = {}
 
@@ -121,6 +123,11 @@ class GraphBuilder:
         names = [self.fresh(stem or op.lower()) for _ in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), names, name=f"n_{names[0]}", domain=domain, **attributes))
         return names[0] if outputs == 1 else names
+
+    def call(self, function: onnx.FunctionProto, inputs: Sequence[str]) -> str:
+        """One node of an operator of `kernels`; returns its output name."""
+        self.functions[function.name] = function
+        return self.node(function.name, inputs, domain=function.domain)
 
     def ints(self, *values: int) -> str:
         """A 1-D int64 constant."""
@@ -200,8 +207,14 @@ class GraphBuilder:
     def model(self) -> onnx.ModelProto:
         """The ModelProto with the standard and the com.microsoft operator sets."""
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        if self.functions:
+            opsets.append(helper.make_opsetid(kernels.DOMAIN, kernels.VERSION))
         return helper.make_model(
-            self.graph(), opset_imports=opsets, ir_version=IR_VERSION, producer_name="duologue_export"
+            self.graph(),
+            opset_imports=opsets,
+            functions=list(self.functions.values()),
+            ir_version=IR_VERSION,
+            producer_name="duologue_export",
         )
 
     def save(self, path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from duologue_export import kernels
 from duologue_export.checkpoint import Checkpoint
 from duologue_export.modules import torch_hift as spec
 from duologue_export.modules.builder import GraphBuilder, runs_half
@@ -23,11 +24,36 @@ _END = 1 << 31
 _MIN_ALPHA = 1e-5
 
 
-def build(checkpoint: Checkpoint, half: bool = False) -> GraphBuilder:
-    """The graph. With `half`, the convolutions of the decoder up to conv_post run in float16."""
+class _Builder(GraphBuilder):
+    """A `GraphBuilder` that writes sines as operators of `kernels`, or, when `standard`, as standard ones."""
+
+    def __init__(self, half: bool, standard: bool):
+        super().__init__("hift", half)
+        self.standard = standard
+
+    def sine(self, x: str) -> str:
+        return self.node("Sin", [x]) if self.standard else self.call(kernels.SINE, [x])
+
+    def cosine(self, x: str) -> str:
+        if self.standard:
+            return self.node("Cos", [x])
+        return self.sine(self.node("Add", [x, self.const(math.pi / 2)]))
+
+    def snake(self, x: str, alpha: str | None = None) -> str:
+        """u + sin(u)^2 with u = alpha x; alpha [C, 1, 1], absent for 1."""
+        if not self.standard:
+            return self.call(kernels.SNAKE, [x, alpha or self.weight(torch.ones(1), "one")])
+        u = self.node("Mul", [x, alpha]) if alpha else x
+        sine = self.node("Sin", [u])
+        return self.node("Add", [u, self.node("Mul", [sine, sine])])
+
+
+def build(checkpoint: Checkpoint, half: bool = False, standard: bool = False) -> GraphBuilder:
+    """The graph. With `half`, the convolutions of the decoder up to conv_post run in float16. With `standard`, which
+    `half` implies, it has no operators of `kernels`."""
     d = checkpoint.hift
     w = spec.folded_weights(checkpoint.hift_weights)
-    g = GraphBuilder("hift", half)
+    g = _Builder(half, standard or half)
     mel = g.input("mel", "float32", ["B", d.mel, "F"])
     cache = g.input("cache_source", "float32", ["B", 1, "S"])
     noise = g.input("noise", "float32", ["B", "samples", d.harmonics + 1])
@@ -97,7 +123,7 @@ def _fraction(g: GraphBuilder, x: str) -> str:
     return g.node("Sub", [x, g.node("Floor", [x])])
 
 
-def _source(g: GraphBuilder, w: dict, harmonics: int, f0: str, noise: str) -> str:
+def _source(g: _Builder, w: dict, harmonics: int, f0: str, noise: str) -> str:
     """Excitation [B, 1, samples]. One product with a constant [3, 480] interpolates the phase of all harmonics inside
     the frames."""
     rates = np.arange(1, harmonics + 1, dtype=np.float32) / spec.SAMPLE_RATE_HZ
@@ -112,7 +138,7 @@ def _source(g: GraphBuilder, w: dict, harmonics: int, f0: str, noise: str) -> st
     columns = g.concat([g.node("Unsqueeze", [v, g.ints(3)]) for v in (base, left, right)], axis=3)
     before, after = spec.interpolation()
     table = 2 * math.pi * torch.stack([torch.ones(spec.SAMPLES_PER_FRAME), before, after])
-    sines = g.node("Sin", [g.node("MatMul", [columns, g.const(table, "interpolation")])])
+    sines = g.sine(g.node("MatMul", [columns, g.const(table, "interpolation")]))
     # Harmonics are summed before anything else is done to the samples: [1, harmonics] x [B, F, harmonics, 480].
     weight, bias = w["m_source.l_linear.weight"], w["m_source.l_linear.bias"]
     tone = g.node("Squeeze", [g.node("MatMul", [g.const(weight * spec.SINE_AMP, "harmonics.w"), sines]), g.ints(2)])
@@ -125,7 +151,7 @@ def _source(g: GraphBuilder, w: dict, harmonics: int, f0: str, noise: str) -> st
     return g.reshape(g.node("Tanh", [mixed]), 0, 1, -1)
 
 
-def _decode(g: GraphBuilder, w: dict, mel: str, source: str) -> str:
+def _decode(g: _Builder, w: dict, mel: str, source: str) -> str:
     pad = spec.N_FFT // 2
     wave = g.node("Pad", [source, g.ints(0, 0, pad, 0, 0, pad)], mode="reflect")
     wave = g.node("Unsqueeze", [wave, g.ints(2)])
@@ -152,30 +178,24 @@ def _decode(g: GraphBuilder, w: dict, mel: str, source: str) -> str:
     return _inverse(g, x)
 
 
-def _resblock(g: GraphBuilder, w: dict, x: str, name: str, kernel: int) -> str:
+def _resblock(g: _Builder, w: dict, x: str, name: str, kernel: int) -> str:
     for i, dilation in enumerate(spec.DILATIONS):
         first, second = (w[f"{name}.activations{n}.{i}.alpha"] for n in (1, 2))
         first, second = (torch.where(a.abs() < _MIN_ALPHA, torch.full_like(a, _MIN_ALPHA), a) for a in (first, second))
         # snake(x) = (u + sin(u)^2) / alpha with u = alpha x: the division moves into the next convolution's input
         # channels and, for the second snake, the multiplication into the previous one's output channels.
-        h = _snake(g, g.node("Mul", [x, g.weight(first[:, None, None], "alpha", f"{name}.activations1.{i}")]))
+        h = g.snake(x, g.weight(first[:, None, None], "alpha", f"{name}.activations1.{i}"))
         weight, bias = w[f"{name}.convs1.{i}.weight"], w[f"{name}.convs1.{i}.bias"]
         weight = weight / first[None, :, None] * second[:, None, None]
-        h = _snake(
-            g, _conv2d(g, h, weight, bias * second, (kernel - 1) * dilation // 2, dilation, name=f"{name}.convs1.{i}")
-        )
+        pad = (kernel - 1) * dilation // 2
+        h = g.snake(_conv2d(g, h, weight, bias * second, pad, dilation, name=f"{name}.convs1.{i}"))
         weight = w[f"{name}.convs2.{i}.weight"] / second[None, :, None]
         h = _conv2d(g, h, weight, w[f"{name}.convs2.{i}.bias"], (kernel - 1) // 2, name=f"{name}.convs2.{i}")
         x = g.node("Add", [h, x])
     return x
 
 
-def _snake(g: GraphBuilder, u: str) -> str:
-    sine = g.node("Sin", [u])
-    return g.node("Add", [u, g.node("Mul", [sine, sine])])
-
-
-def _inverse(g: GraphBuilder, x: str) -> str:
+def _inverse(g: _Builder, x: str) -> str:
     """[B, n_fft + 2, 1, frames] -> speech [B, samples]: overlap-add by a transposed convolution.
 
     Its padding drops the first and last 8 samples. What remains is covered by four windows except within one hop of
@@ -184,8 +204,8 @@ def _inverse(g: GraphBuilder, x: str) -> str:
     """
     magnitude, phase = g.split(x, [spec.N_FFT // 2 + 1] * 2, axis=1)
     magnitude = g.node("Min", [g.node("Exp", [magnitude]), g.const(spec.MAX_MAGNITUDE)])
-    phase = g.node("Sin", [phase])
-    parts = [g.node("Mul", [magnitude, g.node(op, [phase])]) for op in ("Cos", "Sin")]
+    phase = g.sine(phase)
+    parts = [g.node("Mul", [magnitude, value]) for value in (g.cosine(phase), g.sine(phase))]
     inside, first, last = _envelope()
     kernel = spec.inverse_kernel() / inside
     wave = _up(g, g.concat(parts, axis=1), kernel[:, None], None, spec.N_FFT // 2, spec.HOP, low=False)
@@ -211,7 +231,7 @@ def _envelope() -> tuple[float, torch.Tensor, torch.Tensor]:
 
 def export(checkpoint: Checkpoint, out_dir: Path, precision: str, target: str) -> dict:
     """Writes hift.onnx; returns the manifest's `hift` section."""
-    build(checkpoint, half=runs_half(precision, target)).save(out_dir / "hift.onnx")
+    build(checkpoint, runs_half(precision, target), standard=target == "cuda").save(out_dir / "hift.onnx")
     return {
         "hift": {
             "samples_per_frame": spec.SAMPLES_PER_FRAME,

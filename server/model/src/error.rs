@@ -132,6 +132,24 @@ pub enum ModelError {
         /// Its message.
         reason: String,
     },
+    /// No voice detector at any of the places searched.
+    #[error(
+        "the voice detector was not found; looked at {searched}; run `make vad` or set DUOLOGUE_VAD to the full path of silero_vad.onnx"
+    )]
+    DetectorMissing {
+        /// The places, joined by commas.
+        searched: String,
+    },
+    /// The voice detector's file cannot be used.
+    #[error(
+        "{path}: not a usable voice detector (Silero VAD version 5 or 6): {reason}; run `make vad` or point DUOLOGUE_VAD at another file"
+    )]
+    Detector {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Memory for caches or buffers could not be had.
     #[error("{what}: cannot allocate {bytes} bytes on {place} ({reason}); use fewer slots or a smaller cache")]
     Allocation {

@@ -36,6 +36,13 @@ pub(crate) struct Port {
     shape: Vec<i64>,
 }
 
+impl Port {
+    /// Its name as ONNX Runtime takes it.
+    pub(crate) fn c_name(&self) -> CString {
+        CString::new(self.name.as_str()).expect("port names hold no zero. This is a bug.")
+    }
+}
+
 /// Shorthand for the tables of ports in the graph modules.
 pub(crate) fn port(name: impl Into<String>, kind: Kind, shape: &[i64]) -> Port {
     Port { name: name.into(), kind, shape: shape.to_vec() }
@@ -100,12 +107,11 @@ impl Graph {
         let step = usage == Use::Step;
         let settings = SessionSettings { device, memory_pattern: step, cpu_nodes: !step, spinning: step };
         let session = runtime.session(&path, settings)?;
-        check_ports("input", session.inputs(), inputs, &entry.inputs).map_err(refuse)?;
-        check_ports("output", session.outputs(), outputs, &entry.outputs).map_err(refuse)?;
-        let names = |ports: &[Port]| -> Vec<CString> {
-            let text = |port: &Port| CString::new(port.name.as_str()).expect("port names hold no zero. This is a bug.");
-            ports.iter().map(text).collect()
-        };
+        check_ports("input", session.inputs(), inputs).map_err(refuse)?;
+        check_ports("output", session.outputs(), outputs).map_err(refuse)?;
+        check_stated("input", inputs, &entry.inputs).map_err(refuse)?;
+        check_stated("output", outputs, &entry.outputs).map_err(refuse)?;
+        let names = |ports: &[Port]| ports.iter().map(Port::c_name).collect();
         let place = if usage == Use::Once { Place::Host } else { runtime.place() };
         tracing::debug!(file, device = %device, "graph loaded");
         Ok(Graph { name: file.to_owned(), session, inputs: names(inputs), outputs: names(outputs), place })
@@ -170,12 +176,8 @@ fn require_device(bundle: &Bundle, device: Device) -> Result<()> {
     Err(ModelError::DeviceMismatch { path, target, device, reason, other })
 }
 
-fn check_ports(
-    side: &str,
-    found: &[Outlet],
-    wanted: &[Port],
-    manifest: &BTreeMap<String, String>,
-) -> Result<(), String> {
+/// Compares a graph's inputs or outputs with the contract: exactly these names, types and fixed dimensions.
+pub(crate) fn check_ports(side: &str, found: &[Outlet], wanted: &[Port]) -> Result<(), String> {
     for port in wanted {
         let Some(outlet) = found.iter().find(|outlet| outlet.name() == port.name) else {
             let names: Vec<&str> = found.iter().map(|outlet| outlet.name()).collect();
@@ -188,16 +190,24 @@ fn check_ports(
         let fits = |(found, wanted): (&i64, &i64)| *found == ANY || *wanted == ANY || found == wanted;
         if shape.len() != port.shape.len() || !shape.iter().zip(&port.shape).all(fits) {
             let (found, wanted) = (show(&shape), show(&port.shape));
-            return Err(format!("{side} {} has shape {found}, the manifest's numbers give {wanted}", port.name));
-        }
-        match manifest.get(&port.name) {
-            Some(stated) if *stated == kind => {}
-            Some(stated) => return Err(format!("{side} {} is {kind}, the manifest says {stated}", port.name)),
-            None => return Err(format!("{side} {} is not in the manifest's graphs", port.name)),
+            return Err(format!("{side} {} has shape {found}, expected {wanted}", port.name));
         }
     }
     if let Some(extra) = found.iter().find(|outlet| !wanted.iter().any(|port| port.name == outlet.name())) {
         return Err(format!("{side} {} is unknown to this program", extra.name()));
+    }
+    Ok(())
+}
+
+/// Compares the contract with what the manifest says about a graph.
+fn check_stated(side: &str, wanted: &[Port], manifest: &BTreeMap<String, String>) -> Result<(), String> {
+    for Port { name, kind, .. } in wanted {
+        let kind = kind.name();
+        match manifest.get(name) {
+            Some(stated) if *stated == kind => {}
+            Some(stated) => return Err(format!("{side} {name} is {kind}, the manifest says {stated}")),
+            None => return Err(format!("{side} {name} is not in the manifest's graphs")),
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use crate::error::{ModelError, Result};
 use crate::manifest::Target;
+use crate::operators;
 use crate::raw::{self, Place, Tensor, TensorMut};
 
 pub use library::LIBRARY_VARIABLE;
@@ -222,6 +223,11 @@ impl Runtime {
             .collect()
     }
 
+    /// The same, with another number of threads for the graphs loaded through it.
+    pub(crate) fn with_threads(&self, threads: usize) -> Runtime {
+        Runtime { threads, ..self.clone() }
+    }
+
     /// The same, claiming another device: for refusals that come before the device is touched.
     #[cfg(test)]
     pub(crate) fn claiming(&self, device: Device) -> Runtime {
@@ -294,7 +300,9 @@ impl Runtime {
             .with_intra_op_spinning(settings.spinning)?
             .with_no_environment_execution_providers()?;
         let builder = match settings.device {
-            Device::Cpu => builder.with_execution_providers([CPU::default().build().error_on_failure()])?,
+            Device::Cpu => builder
+                .with_operators(operators::domain()?)?
+                .with_execution_providers([CPU::default().build().error_on_failure()])?,
             Device::Cuda(ordinal) => {
                 let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
                 let builder = match settings.cpu_nodes {
