@@ -11,7 +11,7 @@ use duologue_session::{CodeSampler, Dialogue, Input, Mode, SessionConfig, Speech
 
 use crate::command::{FrontCommand, FrontSession, LlmSession, PrepareWork, SpeechSession, UnitWork};
 use crate::error::EngineError;
-use crate::events::{Alarm, AlarmGuard, EngineEvent, EventStream, event_channel};
+use crate::events::{Alarm, AlarmGuard, EngineEvent, EventStream, Wake, event_channel};
 use crate::fence::TurnFence;
 use crate::front::FrontThread;
 use crate::llm::LlmThread;
@@ -41,6 +41,8 @@ pub struct OpenOptions {
     pub source_noise: bool,
     /// Put the window's bookkeeping into every unit's report.
     pub record_window: bool,
+    /// Rung after every event, for a driver that does not block on them.
+    pub wake: Option<Wake>,
 }
 
 /// The graphs of a bundle on their threads. Cheap to clone; the threads stop when the last clone and session handle are gone.
@@ -181,7 +183,7 @@ impl Engine {
             _ => {}
         }
         let dialogue = Dialogue::new(config, &manifest.tokenizer)?;
-        let (events, stream) = event_channel(self.inner.alarm.clone());
+        let (events, stream) = event_channel(self.inner.alarm.clone(), options.wake);
         let fence = TurnFence::default();
         let vocoder = match config.mode {
             Mode::Fidelity => StreamOptions::fidelity(),

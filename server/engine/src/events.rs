@@ -1,5 +1,6 @@
 //! What the engine tells a session.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,11 +27,22 @@ pub enum EngineEvent {
     Failed(EngineError),
 }
 
+/// Rung after every event, for sessions that do not wait in [`EventStream::recv`]. Must be cheap and must not block.
+#[derive(Clone)]
+pub struct Wake(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Wake")
+    }
+}
+
 /// The engine's end of a session's event channel.
 #[derive(Debug, Clone)]
 pub(crate) struct EventSink {
     sender: Sender<EngineEvent>,
     behind: Arc<AtomicBool>,
+    wake: Option<Wake>,
 }
 
 /// The session's end.
@@ -66,10 +78,10 @@ impl Drop for AlarmGuard {
 /// How often a waiting session looks whether the engine still lives.
 const ALARM_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(crate) fn event_channel(alarm: Alarm) -> (EventSink, EventStream) {
+pub(crate) fn event_channel(alarm: Alarm, wake: Option<Wake>) -> (EventSink, EventStream) {
     let (sender, receiver) = bounded(EVENT_CAPACITY);
     let behind = Arc::new(AtomicBool::new(false));
-    (EventSink { sender, behind: behind.clone() }, EventStream { receiver, behind, alarm })
+    (EventSink { sender, behind: behind.clone(), wake }, EventStream { receiver, behind, alarm })
 }
 
 impl EventSink {
@@ -77,6 +89,9 @@ impl EventSink {
     pub fn send(&self, event: EngineEvent) {
         if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
             self.behind.store(true, Ordering::Release);
+        }
+        if let Some(Wake(ring)) = &self.wake {
+            ring();
         }
     }
 }
@@ -112,7 +127,8 @@ impl EventStream {
         self.check()?;
         match self.receiver.try_recv() {
             Ok(event) => Ok(Some(event)),
-            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Empty) if !self.alarm.raised() => Ok(None),
+            Err(TryRecvError::Empty) => Err(EngineError::Stopped),
             Err(TryRecvError::Disconnected) => Err(EngineError::Stopped),
         }
     }
@@ -125,7 +141,7 @@ mod tests {
     #[test]
     fn a_session_that_does_not_read_ends_and_the_sender_never_waits() {
         let event = || EngineEvent::Prepared(PreparedReport { kv_len: 1, took: Duration::ZERO });
-        let (sink, stream) = event_channel(Alarm::default());
+        let (sink, stream) = event_channel(Alarm::default(), None);
         for _ in 0..EVENT_CAPACITY {
             sink.send(event());
         }
@@ -139,12 +155,27 @@ mod tests {
     #[test]
     fn a_session_does_not_wait_for_a_thread_that_panicked() {
         let alarm = Alarm::default();
-        let (_sink, stream) = event_channel(alarm.clone());
+        let (_sink, stream) = event_channel(alarm.clone(), None);
         let thread = std::thread::spawn(move || {
             let _guard = AlarmGuard(alarm);
             panic!("a broken invariant");
         });
         assert!(thread.join().is_err());
         assert!(matches!(stream.recv(), Err(EngineError::Stopped)));
+        assert!(matches!(stream.try_recv(), Err(EngineError::Stopped)));
+    }
+
+    #[test]
+    fn every_event_rings_and_so_does_one_that_is_lost() {
+        let rung = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = rung.clone();
+        let wake = Wake(Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        }));
+        let (sink, _stream) = event_channel(Alarm::default(), Some(wake));
+        for _ in 0..=EVENT_CAPACITY {
+            sink.send(EngineEvent::Prepared(PreparedReport { kv_len: 1, took: Duration::ZERO }));
+        }
+        assert_eq!(rung.load(Ordering::Relaxed), EVENT_CAPACITY + 1);
     }
 }

@@ -106,13 +106,15 @@ impl FrontThread {
             timings.vision += time;
         }
         let before = session.cache.len();
-        let (rows, time) = timed(|| -> Result<_, EngineError> {
+        let (chunk, time) = timed(|| {
             session.chunker.push(&work.audio);
             let samples = session.chunker.pop().expect("a unit's work brings a unit's audio. This is a bug.");
-            let chunk = session.mel.push(&samples);
-            Ok(apm.step(&chunk.mel.data, chunk.mel.frames, chunk.prefix, chunk.suffix, &mut session.cache)?)
+            session.mel.push(&samples)
         });
-        timings.audio = time;
+        timings.mel = time;
+        let (rows, time) =
+            timed(|| apm.step(&chunk.mel.data, chunk.mel.frames, chunk.prefix, chunk.suffix, &mut session.cache));
+        timings.apm = time;
         let input = UnitInput {
             unit: work.unit,
             turn: work.turn,

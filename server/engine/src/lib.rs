@@ -32,4 +32,4 @@ pub use config::session_defaults;
 pub use conversation::{Conversation, FinishedUnit, UnitInput};
 pub use engine::{Engine, EngineOptions, OpenOptions, SessionHandle};
 pub use error::EngineError;
-pub use events::{EVENT_CAPACITY, EngineEvent, EventStream};
+pub use events::{EVENT_CAPACITY, EngineEvent, EventStream, Wake};

@@ -38,6 +38,8 @@ struct UnitRun {
     turn: TurnId,
     deadline: Instant,
     apm_kv: [usize; 2],
+    vision_slices: usize,
+    vision_tokens: usize,
     kv_prefill: usize,
     hidden: Vec<f32>,
     timings: UnitTimings,
@@ -191,22 +193,37 @@ impl LlmThread {
             let ids = self.ids;
             self.rows.clear();
             self.llm.embed(&[ids.unit], &mut self.rows)?;
+            let width = self.rows.len();
+            let (mut vision_slices, mut vision_tokens) = (0, 0);
             for image in &images {
                 for (index, slice) in image.iter().enumerate() {
                     let (open, close) =
                         if index == 0 { (ids.image, ids.image_end) } else { (ids.slice, ids.slice_end) };
                     self.llm.embed(&[open], &mut self.rows)?;
                     self.rows.extend_from_slice(slice);
+                    vision_slices += 1;
+                    vision_tokens += slice.len() / width;
                     self.llm.embed(&[close], &mut self.rows)?;
                 }
             }
             self.rows.extend_from_slice(&audio);
             self.llm.prefill(slot, &self.rows)?;
-            Ok(state.session.dialogue.start(force_listen))
+            Ok((state.session.dialogue.start(force_listen), vision_slices, vision_tokens))
         });
-        let step = start?;
+        let (step, vision_slices, vision_tokens) = start?;
         timings.prefill = cost;
-        let run = UnitRun { unit, turn, deadline, apm_kv, kv_prefill: self.llm.len(slot), hidden: Vec::new(), timings };
+        let kv_prefill = self.llm.len(slot);
+        let run = UnitRun {
+            unit,
+            turn,
+            deadline,
+            apm_kv,
+            vision_slices,
+            vision_tokens,
+            kv_prefill,
+            hidden: Vec::new(),
+            timings,
+        };
         self.follow(slot, step, Box::new(run))
     }
 
@@ -325,6 +342,8 @@ impl LlmThread {
             kv_generate,
             kv_final,
             apm_kv: run.apm_kv,
+            vision_slices: run.vision_slices,
+            vision_tokens: run.vision_tokens,
             window: session.record_window.then(|| session.dialogue.window_state()),
             timings: run.timings,
         })));
