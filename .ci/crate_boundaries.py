@@ -15,6 +15,7 @@ FORBIDDEN = {
     "duologue-audio": {"tokio", "ort", "webrtc", "rtc", "axum"},
     "duologue-model": {"tokio", "webrtc", "rtc", "axum", "crossbeam-channel"},
     "duologue-engine": {"tokio", "webrtc", "rtc", "axum"},
+    "duologue-transport": {"ort", "duologue-model", "duologue-engine"},
 }
 MAX_PACKAGES = 9
 

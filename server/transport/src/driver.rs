@@ -1,0 +1,20 @@
+//! The driver of one session: a task that owns the session core, the backend's session, the pacer and the voice detector.
+//!
+//! A wire differs only in how it turns bytes into [`SessionCommand`]s and [`SessionEvent`]s into bytes; everything that
+//! happens to a conversation happens here, once for all wires.
+
+mod events;
+mod link;
+mod listener;
+mod run;
+mod turns;
+
+pub use events::{CloseCause, FlushCause, Output, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
+pub use listener::Listener;
+pub use run::{Driver, DriverLimits, DriverParts};
+
+/// Commands that may wait for a driver. A wire that finds it full waits, so a client that sends faster than the driver
+/// takes is slowed by its own socket.
+pub const COMMAND_CAPACITY: usize = 64;
+/// Events that may wait for a wire: a quarter of a minute of speech. When full, the session ends (`slow client`).
+pub const EVENT_CAPACITY: usize = 256;

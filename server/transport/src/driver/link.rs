@@ -1,0 +1,141 @@
+//! A session's line to its wire, and the memory of what was said on it, for a client that comes back.
+
+use std::collections::VecDeque;
+
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::events::{Output, Sequenced, SessionEvent};
+
+/// Events kept for a client that reconnects: at packets of 100 ms half a minute of speech. Older ones are lost to it.
+const REPLAY_CAPACITY: usize = 320;
+
+/// The line could not take an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkError {
+    /// The wire does not read.
+    Full,
+    /// A client wants events again that are no longer kept.
+    Forgotten,
+}
+
+/// Numbers events, sends them, and keeps the latest ones.
+#[derive(Debug)]
+pub struct Link {
+    sender: Option<Sender<Sequenced>>,
+    next: u64,
+    kept: VecDeque<Sequenced>,
+}
+
+impl Link {
+    pub fn new(sender: Sender<Sequenced>) -> Self {
+        Self { sender: Some(sender), next: 0, kept: VecDeque::new() }
+    }
+
+    /// Sends an event, or only keeps it while no wire is there.
+    ///
+    /// # Errors
+    /// [`LinkError::Full`].
+    pub fn send(&mut self, event: SessionEvent) -> Result<(), LinkError> {
+        let event = Sequenced { seq: self.next, event };
+        self.next += 1;
+        if self.kept.len() == REPLAY_CAPACITY {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(event.clone());
+        self.pass(event)
+    }
+
+    fn pass(&mut self, event: Sequenced) -> Result<(), LinkError> {
+        match self.sender.as_ref().map(|sender| sender.try_send(event)) {
+            Some(Err(TrySendError::Full(_))) => Err(LinkError::Full),
+            // A closed one is noticed by `gone`.
+            Some(Ok(()) | Err(TrySendError::Closed(_))) | None => Ok(()),
+        }
+    }
+
+    /// Another wire takes over: what came after event `after` is sent again, then everything new.
+    ///
+    /// # Errors
+    /// [`LinkError::Forgotten`] when an event after it is no longer kept; the line is as before then.
+    pub fn attach(&mut self, output: &Output, after: Option<u64>) -> Result<(), LinkError> {
+        let wanted = after.map_or(0, |seq| seq.saturating_add(1));
+        let oldest = self.kept.front().map_or(self.next, |event| event.seq);
+        if wanted < oldest || wanted > self.next {
+            return Err(LinkError::Forgotten);
+        }
+        self.sender = Some(output.events.clone());
+        let missed: Vec<Sequenced> = self.kept.iter().filter(|event| event.seq >= wanted).cloned().collect();
+        missed.into_iter().try_for_each(|event| self.pass(event))
+    }
+
+    /// Waits until the wire has gone; for ever when none is there.
+    pub async fn gone(&self) {
+        match &self.sender {
+            Some(sender) => sender.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Forgets the wire.
+    pub fn detach(&mut self) {
+        self.sender = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn turn(event: &Sequenced) -> u32 {
+        match event.event {
+            SessionEvent::TurnBegan { turn } => turn,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    fn drain(receiver: &mut mpsc::Receiver<Sequenced>) -> Vec<u32> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).map(|event| turn(&event)).collect()
+    }
+
+    #[test]
+    fn a_client_that_comes_back_misses_nothing_and_hears_nothing_twice() {
+        let (sender, mut first) = mpsc::channel(400);
+        let mut link = Link::new(sender);
+        for n in 0..5 {
+            link.send(SessionEvent::TurnBegan { turn: n }).unwrap();
+        }
+        assert_eq!(drain(&mut first), [0, 1, 2, 3, 4]);
+        drop(first);
+        link.send(SessionEvent::TurnBegan { turn: 5 }).unwrap();
+        let (events, mut second) = mpsc::channel(400);
+        link.attach(&Output { events, pace: None }, Some(2)).unwrap();
+        link.send(SessionEvent::TurnBegan { turn: 6 }).unwrap();
+        assert_eq!(drain(&mut second), [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_is_no_longer_kept_cannot_be_had_again() {
+        let (sender, _first) = mpsc::channel(REPLAY_CAPACITY * 2);
+        let mut link = Link::new(sender);
+        for n in 0..=REPLAY_CAPACITY as u32 {
+            link.send(SessionEvent::TurnBegan { turn: n }).unwrap();
+        }
+        let (events, mut second) = mpsc::channel(REPLAY_CAPACITY * 2);
+        let output = Output { events, pace: None };
+        assert_eq!(link.attach(&output, None), Err(LinkError::Forgotten));
+        assert_eq!(link.attach(&output, Some(9_999)), Err(LinkError::Forgotten), "an event that never was");
+        link.attach(&output, Some(0)).unwrap();
+        assert_eq!(drain(&mut second).len(), REPLAY_CAPACITY);
+    }
+
+    #[test]
+    fn a_wire_that_does_not_read_is_an_error_and_not_a_wait() {
+        let (sender, _receiver) = mpsc::channel(1);
+        let mut link = Link::new(sender);
+        link.send(SessionEvent::Resumed).unwrap();
+        assert_eq!(link.send(SessionEvent::Resumed), Err(LinkError::Full));
+    }
+}

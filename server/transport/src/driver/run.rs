@@ -1,0 +1,519 @@
+//! The task itself: waits for commands, answers of the backend and the clock, and keeps the session core, the pacer and
+//! the link in step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use duologue_session::barge_in::Action;
+use duologue_session::{
+    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, Input, Output as CoreOutput, UnitReport,
+};
+use duologue_session::{SpeechReport, Work};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep_until};
+
+use super::events::{CloseCause, FlushCause, Output, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
+use super::link::{Link, LinkError};
+use super::listener::Listener;
+use super::turns::Turns;
+use crate::backend::{BackendError, BackendSession};
+use crate::http::metrics::SessionMetrics;
+use crate::pacer::Pacer;
+
+/// How often a session asks its backend whether it still lives: one that has died rings no bell.
+const LIFE_SIGN: Duration = Duration::from_secs(1);
+
+/// How long a session may do nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverLimits {
+    /// Without user audio.
+    pub idle: Duration,
+    /// In all.
+    pub session: Duration,
+    /// Without a connection.
+    pub resume: Duration,
+    /// Longest pause that a client may ask for.
+    pub pause: Duration,
+}
+
+/// What a driver is made of.
+pub struct DriverParts {
+    /// The backend's side.
+    pub session: Box<dyn BackendSession>,
+    /// Rung by the backend.
+    pub wake: Arc<Notify>,
+    /// Numbers of the core.
+    pub core: CoreConfig,
+    /// Voice detector and rules; `None` when the model alone decides.
+    pub listener: Option<Listener>,
+    /// The wire.
+    pub output: Output,
+    /// Limits.
+    pub limits: DriverLimits,
+}
+
+impl std::fmt::Debug for DriverParts {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("DriverParts").field("core", &self.core).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What ended a wait.
+enum Happened {
+    Answer,
+    Command(Option<SessionCommand>),
+    LinkGone,
+    Due,
+}
+
+/// Why playback stands still; it goes on when no reason is left.
+#[derive(Debug, Clone, Copy, Default)]
+struct Still {
+    voice: bool,
+    paused: bool,
+    detached: bool,
+    since: Duration,
+}
+
+impl Still {
+    fn any(&self) -> bool {
+        self.voice || self.paused || self.detached
+    }
+}
+
+/// One session's task.
+pub struct Driver {
+    core: DuplexSession,
+    session: Box<dyn BackendSession>,
+    wake: Arc<Notify>,
+    listener: Option<Listener>,
+    pacer: Pacer,
+    link: Link,
+    turns: Turns,
+    limits: DriverLimits,
+    output_rate_hz: u32,
+    began: Instant,
+    clock: Duration,
+    still: Still,
+    prepared: bool,
+    /// When the next turn of the core's clock is due.
+    core_due: Option<Duration>,
+    last_audio: Duration,
+    pause_ends: Option<Duration>,
+    drain_ends: Option<Duration>,
+    flush_cause: FlushCause,
+    /// When the audio of the unit in which the current reply began was complete.
+    reply_ready_at: Option<Duration>,
+    late_unit: Option<u32>,
+    closed: Option<CloseCause>,
+    metrics: SessionMetrics,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Driver").field("core", &self.core).field("turns", &self.turns).finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// A session whose clock starts now.
+    pub fn new(parts: DriverParts) -> Self {
+        let DriverParts { session, wake, core, listener, output, limits } = parts;
+        Self {
+            core: DuplexSession::new(core, Duration::ZERO),
+            session,
+            wake,
+            listener,
+            pacer: Pacer::new(output.pace, core.output_rate_hz),
+            link: Link::new(output.events),
+            turns: Turns::default(),
+            limits,
+            output_rate_hz: core.output_rate_hz,
+            began: Instant::now(),
+            clock: Duration::ZERO,
+            still: Still::default(),
+            prepared: false,
+            core_due: None,
+            last_audio: Duration::ZERO,
+            pause_ends: None,
+            drain_ends: None,
+            flush_cause: FlushCause::Client,
+            reply_ready_at: None,
+            late_unit: None,
+            closed: None,
+            metrics: SessionMetrics::new(core.unit_deadline.as_secs_f64(), core.output_rate_hz),
+        }
+    }
+
+    /// Runs the session to its end. It ends by a command, a limit, or when all senders of commands are gone.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<SessionCommand>) -> (CloseCause, CoreStats) {
+        self.pump();
+        loop {
+            if let Some(cause) = self.closed.take() {
+                return (cause, self.core.stats());
+            }
+            let due = self.next_due();
+            let wake = self.wake.clone();
+            let happened = tokio::select! {
+                biased;
+                () = wake.notified() => Happened::Answer,
+                command = commands.recv() => Happened::Command(command),
+                () = self.link.gone() => Happened::LinkGone,
+                () = sleep_until(self.began + due) => Happened::Due,
+            };
+            self.clock = self.began.elapsed();
+            match happened {
+                Happened::Answer => self.take_answers(),
+                Happened::Command(Some(command)) => self.command(command),
+                Happened::Command(None) => self.close(CloseCause::ConnectionLost),
+                Happened::LinkGone => self.detach(),
+                Happened::Due => self.tick(),
+            }
+            self.pump();
+        }
+    }
+
+    /// When what is being handled happened. It moves only between two of them, so that all of one has one time.
+    fn now(&self) -> Duration {
+        self.clock
+    }
+
+    /// The earliest time at which something has to happen by itself.
+    fn next_due(&self) -> Duration {
+        let turn_end =
+            (self.turns.made() && self.pacer.is_empty() && !self.still.any()).then(|| self.pacer.played_at());
+        let idle =
+            (self.prepared && !self.still.paused && !self.still.detached).then(|| self.last_audio + self.limits.idle);
+        let detached = self.still.detached.then(|| self.still.since + self.limits.resume);
+        let listener = self.listener.as_ref().and_then(Listener::due_at);
+        [self.core_due, listener, self.pacer.due_at(), turn_end, idle, detached, self.pause_ends, self.drain_ends]
+            .into_iter()
+            .flatten()
+            .fold(self.limits.session.min(self.now() + LIFE_SIGN), Duration::min)
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let over = |limit: Option<Duration>| limit.is_some_and(|limit| now >= limit);
+        if now >= self.limits.session {
+            self.close(CloseCause::MaxDuration);
+        } else if over(self.drain_ends) {
+            self.close(CloseCause::Draining);
+        } else if over(self.pause_ends) {
+            self.close(CloseCause::PauseTimeout);
+        } else if self.still.detached && now >= self.still.since + self.limits.resume {
+            self.close(CloseCause::ConnectionLost);
+        } else if self.prepared
+            && !self.still.paused
+            && !self.still.detached
+            && now >= self.last_audio + self.limits.idle
+        {
+            self.close(CloseCause::Idle);
+        } else {
+            if let Some(action) = self.listener.as_mut().and_then(|listener| listener.tick(now)) {
+                self.barge_in(action);
+            }
+            self.core.handle(now, Input::Tick);
+            self.take_answers();
+        }
+    }
+
+    fn take_answers(&mut self) {
+        loop {
+            match self.session.next_input() {
+                Ok(Some(input)) => {
+                    self.core.handle(self.now(), input);
+                    // A report frees the engine for the next unit: hand it over before reading on.
+                    self.pump();
+                }
+                Ok(None) => return,
+                Err(error) => return self.fail(&error),
+            }
+        }
+    }
+
+    fn command(&mut self, command: SessionCommand) {
+        let now = self.now();
+        match command {
+            SessionCommand::Audio(samples) => self.audio(now, samples),
+            SessionCommand::Frame(frame) => self.core.handle(now, Input::Frame(frame)),
+            SessionCommand::ForceListen => self.core.handle(now, Input::ForceListen),
+            SessionCommand::Interrupt => self.interrupt(FlushCause::Client),
+            // The play head is what the recording and the figures are cut by; the pacer's clock serves until then.
+            SessionCommand::Playback { turn, played } => tracing::trace!(turn, ?played, "play head"),
+            SessionCommand::Pause(timeout) => {
+                let timeout = timeout.min(self.limits.pause);
+                self.pause_ends = Some(now + timeout);
+                self.stand_still(|still| still.paused = true);
+                self.send(SessionEvent::Paused { timeout });
+            }
+            SessionCommand::Resume => {
+                self.pause_ends = None;
+                self.last_audio = now;
+                self.stand_still(|still| still.paused = false);
+                self.send(SessionEvent::Resumed);
+            }
+            SessionCommand::Attach { output, after } => match self.link.attach(&output, after) {
+                Ok(()) => {
+                    self.pacer.set_pace(output.pace);
+                    self.last_audio = now;
+                    self.stand_still(|still| still.detached = false);
+                }
+                // The client sees its channel end; what it missed is gone.
+                Err(LinkError::Forgotten | LinkError::Full) => drop(output),
+            },
+            SessionCommand::Drain(limit) => {
+                self.drain_ends = Some(now + limit);
+                self.send(SessionEvent::Draining(limit));
+            }
+            SessionCommand::Close(cause) => self.close(cause),
+        }
+    }
+
+    fn audio(&mut self, now: Duration, samples: Vec<f32>) {
+        if self.still.paused {
+            return;
+        }
+        self.last_audio = now;
+        let speaking = self.still.voice || self.pacer.playing(now);
+        if let Some(listener) = &mut self.listener {
+            match listener.hear(now, &samples, speaking) {
+                Ok(actions) => actions.into_iter().for_each(|action| self.barge_in(action)),
+                Err(error) => return self.fail(&error),
+            }
+        }
+        self.core.handle(now, Input::Audio(samples));
+    }
+
+    fn barge_in(&mut self, action: Action) {
+        let (turn, at) = (self.turns.current(), self.now());
+        match action {
+            Action::VoiceStart => self.send(SessionEvent::Voice { speaking: true, at }),
+            Action::VoiceEnd => self.send(SessionEvent::Voice { speaking: false, at }),
+            Action::Hold => {
+                self.stand_still(|still| still.voice = true);
+                self.send(SessionEvent::Hold { turn });
+            }
+            Action::Unhold => {
+                self.stand_still(|still| still.voice = false);
+                self.send(SessionEvent::Unhold { turn });
+            }
+            Action::Interrupt => self.interrupt(FlushCause::Voice),
+        }
+    }
+
+    /// Stops what is said and what is still to be heard of it.
+    fn interrupt(&mut self, cause: FlushCause) {
+        let now = self.now();
+        self.flush_cause = cause;
+        if self.core.speaking() {
+            self.core.handle(now, Input::Interrupt);
+        } else if self.pacer.playing(now) {
+            // The model has finished the reply, only its playback goes on.
+            self.flush();
+        }
+        if self.still.voice {
+            self.stand_still(|still| still.voice = false);
+        }
+    }
+
+    fn flush(&mut self) {
+        let now = self.now();
+        self.pacer.flush(now);
+        self.still.voice = false;
+        if self.still.any() {
+            self.pacer.hold(now);
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.stopped(now);
+        }
+        if self.turns.begun() {
+            self.turns.next();
+        }
+        self.reply_ready_at = None;
+        self.send(SessionEvent::Flush { turn: self.turns.current(), cause: self.flush_cause });
+    }
+
+    fn stand_still(&mut self, change: impl FnOnce(&mut Still)) {
+        let (now, was) = (self.now(), self.still.any());
+        change(&mut self.still);
+        match (was, self.still.any()) {
+            (false, true) => {
+                self.still.since = now;
+                self.pacer.hold(now);
+                if let Some(listener) = &mut self.listener {
+                    listener.stopped(now);
+                }
+            }
+            (true, false) => self.pacer.unhold(now - self.still.since),
+            _ => {}
+        }
+    }
+
+    fn detach(&mut self) {
+        self.link.detach();
+        let now = self.now();
+        self.stand_still(|still| still.detached = true);
+        self.still.since = now;
+    }
+
+    /// Runs the core until it waits, then hands out what is due.
+    fn pump(&mut self) {
+        while self.closed.is_none() {
+            match self.core.poll() {
+                CoreOutput::Work(Work::Release) => {}
+                CoreOutput::Work(work) => {
+                    let clock_zero = self.began.into_std();
+                    if let Err(error) = self.session.perform(work, clock_zero) {
+                        self.fail(&error);
+                    }
+                }
+                CoreOutput::Event(event) => self.event(event),
+                CoreOutput::Timeout(at) => {
+                    self.core_due = Some(at);
+                    break;
+                }
+                CoreOutput::Idle => {
+                    self.core_due = None;
+                    break;
+                }
+            }
+        }
+        self.play();
+    }
+
+    fn play(&mut self) {
+        let now = self.now();
+        while self.closed.is_none()
+            && let Some(packet) = self.pacer.poll(now)
+        {
+            self.metrics.audio(&packet, self.pacer.played_at());
+            if let Some(listener) = &mut self.listener {
+                let until = self.pacer.played_at();
+                let length = packet.samples.len() as f64 / f64::from(self.output_rate_hz);
+                let from = until.saturating_sub(Duration::from_secs_f64(length));
+                listener.plays(packet.turn, from, until, &packet.samples);
+            }
+            self.send(SessionEvent::Audio { turn: packet.turn, start: packet.start, samples: packet.samples });
+        }
+        if self.turns.made() && self.pacer.is_empty() && !self.still.any() && self.pacer.played_at() <= now {
+            let turn = self.turns.next();
+            self.reply_ready_at = None;
+            self.send(SessionEvent::TurnDone { turn });
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Ready(report) => {
+                self.prepared = true;
+                self.last_audio = self.now();
+                self.send(SessionEvent::Ready(report));
+            }
+            Event::Unit { report, unit_time, stale } => self.unit(&report, unit_time, stale),
+            Event::Speech(report) => self.speech(report),
+            Event::Flush { .. } => self.flush(),
+            Event::UnitDropped => self.send(SessionEvent::UnitDropped),
+            Event::FrameDropped => self.send(SessionEvent::FrameDropped),
+            Event::DeadlineMissed { unit } => self.late_unit = Some(unit.0),
+            // The pacer knows better when playback ends: it is told of pauses.
+            Event::PlayoutEnded { .. } => {}
+            Event::Closed(CloseReason::Failed(message)) => self.end(CloseCause::Failed(message)),
+            Event::Closed(CloseReason::Requested) => {}
+        }
+    }
+
+    fn unit(&mut self, report: &UnitReport, unit_time: Duration, stale: bool) {
+        let (unit, end) = (report.unit.0, &report.end);
+        self.next_reply_if_over(unit);
+        if !stale {
+            if end.speaks() {
+                self.begin_reply(unit, self.now().saturating_sub(unit_time));
+            }
+            self.turns.unit(unit, end);
+        }
+        let deadline_missed = self.late_unit.take_if(|late| *late == unit).is_some();
+        self.send(SessionEvent::Unit(Arc::new(UnitEvent {
+            unit,
+            turn: self.turns.current(),
+            speaks: end.speaks() && !stale,
+            is_listen: end.is_listen,
+            end_of_turn: end.end_of_turn,
+            text: end.text.clone(),
+            stale,
+            ready_at: self.now().saturating_sub(unit_time),
+            unit_time,
+            deadline_missed,
+            timings: report.timings,
+            tokens: end.tokens.len(),
+            kv_tokens: report.kv_final,
+            vision_slices: report.vision_slices,
+            vision_tokens: report.vision_tokens,
+        })));
+    }
+
+    fn speech(&mut self, report: SpeechReport) {
+        let unit = report.unit.0;
+        self.next_reply_if_over(unit);
+        // The first words of a unit may be heard before its report; after the report the reply has begun already.
+        if let Some(ready_at) = self.core.ready_at(report.unit) {
+            self.begin_reply(unit, ready_at);
+        }
+        let start = self.turns.speech(report.samples.len(), report.done);
+        let turn = self.turns.current();
+        let first = start == 0 && !report.samples.is_empty();
+        let ttfb = self.reply_ready_at.filter(|_| first).map(|ready_at| self.now().saturating_sub(ready_at));
+        self.send(SessionEvent::Speech(SpeechEvent {
+            unit,
+            turn,
+            start,
+            samples: report.samples.len(),
+            audio_tokens: report.codes.len(),
+            done: report.done,
+            ttfb,
+            timings: report.timings,
+        }));
+        self.pacer.push(turn, start, report.samples);
+    }
+
+    /// A unit of the next reply has come while the current one, all made, is still being played.
+    fn next_reply_if_over(&mut self, unit: u32) {
+        if self.turns.of_unit(unit) != self.turns.current() {
+            let turn = self.turns.next();
+            self.reply_ready_at = None;
+            self.send(SessionEvent::TurnDone { turn });
+        }
+    }
+
+    fn begin_reply(&mut self, unit: u32, ready_at: Duration) {
+        if self.turns.begin() {
+            tracing::debug!(unit, turn = self.turns.current(), "reply begins");
+            self.reply_ready_at = Some(ready_at);
+            self.send(SessionEvent::TurnBegan { turn: self.turns.current() });
+        }
+    }
+
+    fn fail(&mut self, error: &BackendError) {
+        self.core.handle(self.now(), Input::Failed(error.to_string()));
+    }
+
+    fn close(&mut self, cause: CloseCause) {
+        self.core.handle(self.now(), Input::Close);
+        self.end(cause);
+    }
+
+    fn end(&mut self, cause: CloseCause) {
+        if self.closed.is_none() {
+            self.send(SessionEvent::Closed(cause.clone()));
+            self.closed.get_or_insert(cause);
+        }
+    }
+
+    fn send(&mut self, event: SessionEvent) {
+        self.metrics.event(self.now(), &event);
+        if self.link.send(event).is_err() && self.closed.is_none() {
+            self.closed = Some(CloseCause::SlowClient);
+            self.core.handle(self.now(), Input::Close);
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The wire as a pure state machine, the same on a WebSocket and on a data channel.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use duologue_audio::g711::Law;
+use duologue_audio::stream::Resampler;
+use duologue_proto::live::{
+    AudioConfig, AudioDelta, AudioFormat, BundleInfo, ClientEvent, ClientMessage, CloseDetail, CloseReason,
+    ContextWindow, DeltaExtension, Draining, Dropped, DroppedKind, Empty, Flush, Hold, Paused, ServerEvent,
+    ServerMessage, SessionClosed, SessionConfig, SessionLimits, SessionResource, SessionSnapshot, SessionStatus,
+    Speech, SpeechStages, StartedExtension, TranscriptDelta, Turn, TurnState, Unit, UnitStages, Usage, UsageUpdated,
+    VoiceActivity, parse_client,
+};
+use duologue_proto::live::{AudioOutput, FlushCause as WireFlushCause};
+use duologue_proto::payload::{Base64, decode_s16le, encode_s16le};
+use duologue_proto::timeline::Decision;
+use duologue_proto::wire::{ErrorCode, Limits as MessageLimits, WireError};
+use duologue_session::Frame;
+
+use crate::backend::BackendInfo;
+use crate::driver::{CloseCause, FlushCause, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
+use crate::manager::Limits;
+use crate::picture;
+
+/// Units between two `session.usage.updated`.
+const USAGE_INTERVAL: u32 = 10;
+
+/// What a client's message leads to.
+#[derive(Debug)]
+pub enum Reaction {
+    /// Tell the session.
+    Command(SessionCommand),
+    /// Answer the client.
+    Reply(ServerMessage),
+}
+
+/// One client's session on this wire.
+#[derive(Debug)]
+pub struct LiveCodec {
+    format: AudioFormat,
+    limits: MessageLimits,
+    /// The client understands `duologue.*` events.
+    extension: bool,
+    /// Audio travels in messages; not so over WebRTC.
+    audio: bool,
+    input_rate_hz: u32,
+    output_rate_hz: u32,
+    context_tokens: usize,
+    unit: Duration,
+    pause: Duration,
+    input: Resampler,
+    output: Resampler,
+    muted: bool,
+    paused: bool,
+    resumed: bool,
+    session: SessionResource,
+    seconds: f64,
+}
+
+/// What a codec is made for.
+#[derive(Debug)]
+pub struct LiveSession<'a> {
+    /// Name of the session.
+    pub id: &'a str,
+    /// Its resume token.
+    pub resume_token: &'a str,
+    /// It goes on after a lost connection.
+    pub resumed: bool,
+    /// What the client asked for.
+    pub config: &'a SessionConfig,
+    /// What is served.
+    pub info: &'a BackendInfo,
+    /// The manager's limits.
+    pub limits: &'a Limits,
+    /// Id of the recording that is made.
+    pub recording_id: Option<String>,
+    /// Audio travels in messages.
+    pub audio: bool,
+}
+
+impl LiveCodec {
+    /// A codec for a session that was just opened.
+    pub fn new(session: &LiveSession<'_>, limits: MessageLimits) -> Self {
+        let LiveSession { config, info, .. } = session;
+        let extension = config.duologue.as_ref();
+        let format = config.audio_format();
+        let mut codec = Self {
+            format,
+            limits,
+            extension: extension.is_some_and(|extension| extension.units != Some(false)),
+            audio: session.audio,
+            input_rate_hz: info.duplex.sample_rate_hz,
+            output_rate_hz: info.output_rate_hz,
+            context_tokens: info.context_tokens,
+            unit: Duration::from_millis(u64::from(info.duplex.chunk_ms)),
+            pause: session.limits.pause,
+            input: resampler(format.rate(), info.duplex.sample_rate_hz),
+            output: resampler(info.output_rate_hz, format.rate()),
+            muted: false,
+            paused: false,
+            resumed: session.resumed,
+            session: resource(session),
+            seconds: 0.0,
+        };
+        if !codec.extension {
+            codec.session.duologue = None;
+        }
+        codec
+    }
+
+    /// Takes one message of the client.
+    ///
+    /// # Errors
+    /// [`WireError`] for the client; the session goes on.
+    pub fn receive(&mut self, text: &str) -> Result<Vec<Reaction>, WireError> {
+        let ClientMessage { event_id, event } = parse_client(text, &self.limits, self.format)?;
+        self.react(event, event_id.as_deref()).map_err(|error| error.for_event(event_id.as_deref()))
+    }
+
+    fn react(&mut self, event: ClientEvent, event_id: Option<&str>) -> Result<Vec<Reaction>, WireError> {
+        let reply = |event| Reaction::Reply(message(None, event_id, event));
+        let command = |command| Ok(vec![Reaction::Command(command)]);
+        match event {
+            ClientEvent::SessionStart(_) => {
+                Err(WireError::new(ErrorCode::AlreadyStarted, "the session runs; a connection has one session"))
+            }
+            ClientEvent::SessionUpdate(_) => {
+                let snapshot = SessionSnapshot { session: self.session.clone() };
+                Ok(vec![reply(ServerEvent::SessionUpdated(Box::new(snapshot)))])
+            }
+            ClientEvent::InputAudioAppend(_) if !self.audio => {
+                Err(WireError::unsupported("type", "audio of this session comes over WebRTC"))
+            }
+            ClientEvent::InputAudioAppend(append) => {
+                let samples = self.samples(&append.audio)?;
+                command(SessionCommand::Audio(samples))
+            }
+            ClientEvent::InputAudioMute(_) => {
+                self.muted = true;
+                Ok(vec![reply(ServerEvent::InputAudioMuted(Empty {}))])
+            }
+            ClientEvent::InputAudioUnmute(_) => {
+                self.muted = false;
+                Ok(vec![reply(ServerEvent::InputAudioUnmuted(Empty {}))])
+            }
+            ClientEvent::FixturePlay(_)
+            | ClientEvent::InstructionsAppend(_)
+            | ClientEvent::ThinkingAppend(_)
+            | ClientEvent::CommentaryAppend(_) => Err(WireError::unsupported(
+                "type",
+                "the model hears and sees only; give it text in `session.instructions` at the start",
+            )),
+            ClientEvent::SessionClose(_) => command(SessionCommand::Close(CloseCause::Requested)),
+            ClientEvent::ForceListen(_) => command(SessionCommand::ForceListen),
+            ClientEvent::Interrupt(_) => command(SessionCommand::Interrupt),
+            ClientEvent::Pause(pause) => {
+                self.paused = true;
+                let timeout = pause.timeout_s.map_or(self.pause, |s| Duration::from_secs_f64(s.min(1e6)));
+                command(SessionCommand::Pause(timeout))
+            }
+            ClientEvent::Resume(_) => {
+                self.paused = false;
+                command(SessionCommand::Resume)
+            }
+            ClientEvent::Playback(playback) => command(SessionCommand::Playback {
+                turn: u32::try_from(playback.turn).unwrap_or(u32::MAX),
+                played: Duration::from_secs_f64(playback.played_ms.min(1e9) / 1e3),
+            }),
+            ClientEvent::Ping(ping) => Ok(vec![reply(ServerEvent::Pong(ping))]),
+            ClientEvent::InputFrameAppend(frame) => command(SessionCommand::Frame(self.frame(&frame.image)?)),
+        }
+    }
+
+    /// User audio at the model's rate.
+    fn samples(&mut self, audio: &Base64) -> Result<Vec<f32>, WireError> {
+        let samples = match self.format {
+            AudioFormat::Pcm16k | AudioFormat::Pcm24k => {
+                decode_s16le(&audio.0).map_err(|error| WireError::invalid("audio", error.to_string()))?
+            }
+            AudioFormat::Pcmu => to_float(&Law::Mu.decode(&audio.0)),
+            AudioFormat::Pcma => to_float(&Law::A.decode(&audio.0)),
+        };
+        let samples = self.input.push(&samples);
+        Ok(self.heard(samples))
+    }
+
+    /// What the model hears of user audio: silence while the client is muted, so that the clock goes on.
+    pub fn heard(&self, mut samples: Vec<f32>) -> Vec<f32> {
+        if self.muted {
+            samples.fill(0.0);
+        }
+        samples
+    }
+
+    fn frame(&self, image: &Base64) -> Result<Frame, WireError> {
+        picture::decode(&image.0, 1).map_err(|error| WireError::invalid("image", error.to_string()))
+    }
+
+    /// The messages that an event becomes; none when the client does not care.
+    pub fn send(&mut self, event: &Sequenced) -> Vec<ServerMessage> {
+        let mut events = Vec::new();
+        self.translate(&event.event, &mut events);
+        let seq = event.seq;
+        let id = |part: usize| if part == 0 { format!("evt_{seq}") } else { format!("evt_{seq}.{part}") };
+        events.into_iter().enumerate().map(|(part, event)| message(Some(id(part)), None, event)).collect()
+    }
+
+    /// `session.started`; a WebSocket sends it when the session is ready or resumed, a data channel when it opens.
+    pub fn started(&self) -> ServerEvent {
+        ServerEvent::SessionStarted(Box::new(SessionSnapshot { session: self.session.clone() }))
+    }
+
+    fn translate(&mut self, event: &SessionEvent, out: &mut Vec<ServerEvent>) {
+        let extension = self.extension;
+        let mut tell = |event: ServerEvent| {
+            if extension {
+                out.push(event);
+            }
+        };
+        match event {
+            SessionEvent::Ready(_) => out.push(self.started()),
+            SessionEvent::Unit(unit) => self.unit(unit, out),
+            SessionEvent::Speech(speech) => tell(ServerEvent::Speech(self.speech(speech))),
+            SessionEvent::Audio { turn, start, samples } if self.audio => {
+                let delta = Base64(self.encode(samples));
+                let start_ms = start * 1000 / u64::from(self.output_rate_hz);
+                let duologue = extension.then(|| DeltaExtension { turn: (*turn).into(), start_ms: Some(start_ms) });
+                out.push(ServerEvent::OutputAudioDelta(AudioDelta { delta, duologue }));
+            }
+            SessionEvent::Audio { .. } => {}
+            SessionEvent::TurnBegan { turn } => {
+                self.output = resampler(self.output_rate_hz, self.format.rate());
+                tell(turn_event(*turn, TurnState::Begin));
+            }
+            SessionEvent::TurnDone { turn } => tell(turn_event(*turn, TurnState::Done)),
+            SessionEvent::Flush { turn, cause } => {
+                if let Some(stopped) = turn.checked_sub(1) {
+                    tell(turn_event(stopped, TurnState::Interrupted));
+                }
+                let cause = match cause {
+                    FlushCause::Voice => WireFlushCause::Voice,
+                    FlushCause::Client => WireFlushCause::Client,
+                };
+                tell(ServerEvent::Flush(Flush { turn: (*turn).into(), cause }));
+            }
+            SessionEvent::Hold { turn } => tell(ServerEvent::Hold(Hold { turn: (*turn).into() })),
+            SessionEvent::Unhold { turn } => tell(ServerEvent::Unhold(Hold { turn: (*turn).into() })),
+            SessionEvent::Voice { speaking, at } => {
+                tell(ServerEvent::Voice(VoiceActivity { speaking: *speaking, at_ms: at.as_millis() as u64 }));
+            }
+            SessionEvent::Paused { timeout } => {
+                tell(ServerEvent::Paused(Paused { timeout_s: timeout.as_secs_f64() }));
+            }
+            SessionEvent::Resumed => tell(ServerEvent::Resumed(Empty {})),
+            SessionEvent::UnitDropped => tell(dropped(DroppedKind::Unit)),
+            SessionEvent::FrameDropped => tell(dropped(DroppedKind::Frame)),
+            SessionEvent::Draining(limit) => {
+                tell(ServerEvent::Draining(Draining { seconds: limit.as_secs_f64() }));
+            }
+            SessionEvent::Closed(cause) => {
+                if let CloseCause::Failed(message) = cause {
+                    out.push(ServerEvent::refusal(&WireError::new(ErrorCode::Internal, message.clone())));
+                }
+                out.push(self.closed(cause));
+            }
+        }
+    }
+
+    fn unit(&mut self, unit: &UnitEvent, out: &mut Vec<ServerEvent>) {
+        let end = unit.ready_at + self.unit;
+        self.seconds = unit.ready_at.as_secs_f64();
+        if self.extension {
+            out.push(ServerEvent::Unit(unit_event(unit)));
+        }
+        if unit.speaks && !unit.text.is_empty() {
+            let turn = DeltaExtension { turn: unit.turn.into(), start_ms: None };
+            out.push(ServerEvent::OutputTranscriptDelta(TranscriptDelta {
+                delta: unit.text.clone(),
+                start_ms: unit.ready_at.as_millis() as u64,
+                end_ms: end.as_millis() as u64,
+                duologue: self.extension.then_some(turn),
+            }));
+        }
+        if unit.unit % USAGE_INTERVAL == USAGE_INTERVAL - 1 {
+            let usage_ratio = unit.kv_tokens as f64 / self.context_tokens as f64;
+            out.push(ServerEvent::UsageUpdated(UsageUpdated {
+                usage: Usage { seconds: self.seconds },
+                context_window: Some(ContextWindow { usage_ratio }),
+            }));
+        }
+    }
+
+    fn speech(&self, speech: &SpeechEvent) -> Speech {
+        Speech {
+            turn: speech.turn.into(),
+            unit: speech.unit.into(),
+            start_ms: speech.start as f64 * 1e3 / f64::from(self.output_rate_hz),
+            samples: speech.samples,
+            stages: SpeechStages {
+                tts_ms: milliseconds(speech.timings.tts),
+                flow_ms: milliseconds(speech.timings.flow),
+                hift_ms: milliseconds(speech.timings.hift),
+            },
+            first: speech.ttfb.is_some(),
+            ttfb_ms: speech.ttfb.map(milliseconds),
+        }
+    }
+
+    fn encode(&mut self, samples: &[i16]) -> Vec<u8> {
+        let floats = self.output.push(&to_float(samples));
+        let bytes = encode_s16le(&floats);
+        let law = match self.format {
+            AudioFormat::Pcm16k | AudioFormat::Pcm24k => return bytes,
+            AudioFormat::Pcmu => Law::Mu,
+            AudioFormat::Pcma => Law::A,
+        };
+        let samples: Vec<i16> = bytes.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect();
+        law.encode(&samples)
+    }
+
+    fn closed(&self, cause: &CloseCause) -> ServerEvent {
+        let reason = match cause {
+            CloseCause::Requested | CloseCause::Draining | CloseCause::Kicked => CloseReason::CloseRequested,
+            CloseCause::Idle | CloseCause::MaxDuration | CloseCause::PauseTimeout => CloseReason::Expired,
+            CloseCause::ConnectionLost | CloseCause::SlowClient | CloseCause::Failed(_) => CloseReason::ConnectionLost,
+        };
+        ServerEvent::SessionClosed(Box::new(SessionClosed {
+            reason,
+            session: self.session.clone(),
+            usage: Usage { seconds: self.seconds },
+            duologue: self.extension.then(|| CloseDetail { detail: cause.detail().to_owned() }),
+        }))
+    }
+
+    /// The session goes on after a lost connection: the client is told so before anything else.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// The client has paused its session: audio that comes meanwhile is not heard.
+    pub fn paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Rate at which the session hears.
+    pub fn input_rate_hz(&self) -> u32 {
+        self.input_rate_hz
+    }
+}
+
+fn resource(session: &LiveSession<'_>) -> SessionResource {
+    let LiveSession { config, info, limits, .. } = session;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    SessionResource {
+        id: session.id.to_owned(),
+        expires_at: (now + limits.session).as_secs(),
+        model: config.model.clone().unwrap_or_else(|| info.name.clone()),
+        status: SessionStatus::Active,
+        audio: Some(AudioConfig {
+            format: session.audio.then(|| config.audio_format()),
+            output: config.voice().map(|voice| AudioOutput { voice: Some(voice.clone()) }),
+        }),
+        delegation: config.delegation.clone(),
+        instructions: Some(config.instructions.clone().unwrap_or_else(|| info.default_instructions.clone())),
+        store: config.wants_recording().then_some(session.recording_id.is_some()),
+        duologue: Some(StartedExtension {
+            resume_token: session.resume_token.to_owned(),
+            resume_window_s: limits.resume.as_secs_f64(),
+            resumed: session.resumed,
+            unit_ms: info.duplex.chunk_ms,
+            input_rate: info.duplex.sample_rate_hz,
+            output_rate: info.output_rate_hz,
+            bundle: bundle_info(info),
+            recording_id: session.recording_id.clone(),
+            voices: info.voices.clone(),
+            limits: SessionLimits { max_session_s: limits.session.as_secs_f64(), idle_s: limits.idle.as_secs_f64() },
+        }),
+    }
+}
+
+/// What a client is told of the bundle.
+pub fn bundle_info(info: &BackendInfo) -> BundleInfo {
+    BundleInfo {
+        name: info.name.clone(),
+        precision: info.precision.clone(),
+        sha256: info.sha256.clone(),
+        random_weights: info.random_weights,
+    }
+}
+
+fn unit_event(unit: &UnitEvent) -> Unit {
+    Unit {
+        unit: unit.unit.into(),
+        turn: unit.turn.into(),
+        decision: if unit.speaks { Decision::Speak } else { Decision::Listen },
+        text: unit.text.clone(),
+        end_of_turn: unit.end_of_turn,
+        stale: unit.stale,
+        ready_ms: milliseconds(unit.ready_at),
+        unit_ms: milliseconds(unit.unit_time),
+        deadline_missed: unit.deadline_missed,
+        stages: UnitStages {
+            mel_ms: milliseconds(unit.timings.mel),
+            apm_ms: milliseconds(unit.timings.apm),
+            vision_ms: milliseconds(unit.timings.vision),
+            prefill_ms: milliseconds(unit.timings.prefill),
+            llm_ms: milliseconds(unit.timings.generate + unit.timings.finalize),
+        },
+        tokens: unit.tokens as u32,
+        kv_tokens: unit.kv_tokens,
+    }
+}
+
+fn message(event_id: Option<String>, client_event_id: Option<&str>, event: ServerEvent) -> ServerMessage {
+    ServerMessage { event_id, client_event_id: client_event_id.map(str::to_owned), event }
+}
+
+fn turn_event(turn: u32, state: TurnState) -> ServerEvent {
+    ServerEvent::Turn(Turn { turn: turn.into(), state })
+}
+
+fn dropped(what: DroppedKind) -> ServerEvent {
+    ServerEvent::Dropped(Dropped { what, count: 1 })
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn to_float(samples: &[i16]) -> Vec<f32> {
+    samples.iter().map(|&sample| f32::from(sample) / 32768.0).collect()
+}
+
+fn resampler(from_hz: u32, to_hz: u32) -> Resampler {
+    Resampler::new(from_hz, to_hz)
+        .expect("the wire's formats and the bundle's rates are rates of the resampler. This is a bug.")
+}

@@ -1,0 +1,90 @@
+//! A client's session object as wishes for the backend.
+
+use std::sync::Arc;
+
+use duologue_audio::wav;
+use duologue_proto::live::{self, BUILT_IN_VOICES, InitialRole, SessionConfig};
+use duologue_proto::wire::WireError;
+use duologue_session::{Mode, WindowMode};
+
+use crate::backend::{BackendInfo, BargeInMode, SamplingChoice, SessionRequest, VoiceChoice};
+
+/// Translates `session`.
+///
+/// # Errors
+/// [`WireError`] naming the field: an unknown voice, a reference that is no usable wav.
+pub fn session_request(session: &SessionConfig, info: &BackendInfo) -> Result<SessionRequest, WireError> {
+    let extension = session.duologue.clone().unwrap_or_default();
+    let sampling = extension.sampling.unwrap_or_default();
+    let barge_in = match extension.barge_in.map(|barge_in| barge_in.mode) {
+        Some(live::BargeInMode::Model) => BargeInMode::Model,
+        Some(live::BargeInMode::Vad) | None => BargeInMode::Voice,
+    };
+    Ok(SessionRequest {
+        mode: Mode::Live,
+        instructions: instructions(session, info),
+        voice: voice(session, extension.voice_reference.as_ref().map(|voice| voice.0.as_slice()), info)?,
+        prompt_reference: None,
+        sampling: SamplingChoice {
+            greedy: sampling.greedy,
+            temperature: sampling.temperature.map(|value| value as f32),
+            top_k: sampling.top_k.map(|value| value as usize),
+            top_p: sampling.top_p.map(|value| value as f32),
+            repetition_penalty: sampling.repetition_penalty.map(|value| value as f32),
+            length_penalty: sampling.length_penalty.map(|value| value as f32),
+            listen_prob_scale: sampling.listen_prob_scale.map(|value| value as f32),
+            seed: sampling.seed,
+        },
+        window: extension.window.map(|window| match window {
+            live::WindowMode::Off => WindowMode::Off,
+            live::WindowMode::Basic => WindowMode::Basic,
+            live::WindowMode::Context => WindowMode::Context,
+        }),
+        force_listen_units: extension.force_listen_units,
+        barge_in,
+    })
+}
+
+/// The system prompt, with earlier conversation behind it: the duplex prompt has no other place for text.
+fn instructions(session: &SessionConfig, info: &BackendInfo) -> Option<String> {
+    let own = session.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    let earlier = session.input.as_deref().unwrap_or_default();
+    if earlier.is_empty() {
+        return own.map(str::to_owned);
+    }
+    let mut text = own.unwrap_or(&info.default_instructions).to_owned();
+    for item in earlier {
+        let who = match item.role {
+            InitialRole::Developer => "developer",
+            InitialRole::User => "user",
+            InitialRole::Assistant => "assistant",
+        };
+        for part in &item.content {
+            text.push_str(&format!("\n{who}: {}", part.text));
+        }
+    }
+    Some(text)
+}
+
+fn voice(session: &SessionConfig, reference: Option<&[u8]>, info: &BackendInfo) -> Result<VoiceChoice, WireError> {
+    const REFERENCE: &str = "session.duologue.voice_reference";
+    if let Some(bytes) = reference {
+        let Some(seconds) = &info.cloning else {
+            let message = format!("the bundle {} has voices of its own only; leave this out", info.name);
+            return Err(WireError::unsupported(REFERENCE, message));
+        };
+        let limits = wav::Limits { min_seconds: *seconds.start(), max_seconds: *seconds.end() };
+        let pcm = wav::parse_mono("the voice", bytes, limits)
+            .map_err(|error| WireError::invalid(REFERENCE, error.to_string()))?;
+        return Ok(VoiceChoice::Reference(Arc::new(pcm)));
+    }
+    match session.voice().map(live::Voice::name) {
+        None => Ok(VoiceChoice::Default),
+        Some(name) if info.voices.iter().any(|voice| voice == name) => Ok(VoiceChoice::Named(name.to_owned())),
+        Some(name) if BUILT_IN_VOICES.contains(&name) => Ok(VoiceChoice::Default),
+        Some(name) => {
+            let message = format!("no voice is named `{name}`; there are: {}", info.voices.join(", "));
+            Err(WireError::invalid("session.audio.output.voice", message))
+        }
+    }
+}

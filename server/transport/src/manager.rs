@@ -1,0 +1,355 @@
+//! The session manager: who may come in, who waits, which sessions run, and how they end.
+//!
+//! Owns the table of sessions and the queue. What happens inside a session is the driver's business.
+
+mod admission;
+mod table;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use duologue_session::barge_in::{BargeIn, BargeInConfig};
+use duologue_session::{ConfigError, CoreConfig, Mode};
+use rand::Rng;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::backend::{Backend, BackendError, BargeInMode, SessionRequest};
+use crate::driver::{
+    COMMAND_CAPACITY, CloseCause, Driver, DriverLimits, DriverParts, EVENT_CAPACITY, Listener, Output, Sequenced,
+    SessionCommand,
+};
+use crate::http::metrics;
+use crate::pacer::Pace;
+
+pub use admission::{Admission, Refusal, TicketId, Waiting};
+use table::{Entry, Table};
+pub use table::{Limits, SessionId, SessionSummary};
+
+/// How often a waiting client hears of its place.
+pub const QUEUE_UPDATE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Why a session could not be opened or found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManagerError {
+    /// No place, also not in the queue.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The backend says no.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A resume token that is unknown, or whose session is over.
+    #[error("the session to resume is over or unknown; start a new one")]
+    ResumeExpired,
+}
+
+/// Opens sessions on a backend and keeps count of them. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionManager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    limits: Limits,
+    barge_in: BargeInConfig,
+    state: Mutex<State>,
+    /// Rung when the queue has moved.
+    moved: watch::Sender<u64>,
+}
+
+struct State {
+    admission: Admission,
+    table: Table,
+    /// Sessions per client key.
+    per_key: HashMap<String, usize>,
+}
+
+impl fmt::Debug for SessionManager {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("SessionManager").field("limits", &self.inner.limits).finish_non_exhaustive()
+    }
+}
+
+/// A place at the door: admitted or in the queue. Dropping it leaves.
+#[derive(Debug)]
+pub struct Visitor {
+    manager: SessionManager,
+    ticket: Option<TicketId>,
+    key: String,
+    moved: watch::Receiver<u64>,
+}
+
+/// A wire's hold on a session. Dropping it is a lost connection, not a close: the session waits for a resume.
+#[derive(Debug)]
+pub struct SessionLink {
+    /// Name of the session.
+    pub id: SessionId,
+    /// What a client shows to come back.
+    pub resume_token: String,
+    /// To the session.
+    pub commands: mpsc::Sender<SessionCommand>,
+    /// From it.
+    pub events: mpsc::Receiver<Sequenced>,
+}
+
+impl SessionManager {
+    /// A manager with no sessions.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the barge-in setting.
+    pub fn new(backend: Arc<dyn Backend>, limits: Limits, barge_in: BargeInConfig) -> Result<Self, ConfigError> {
+        barge_in.validate()?;
+        let admission = Admission::new(backend.info().slots, limits.queue);
+        let state = State { admission, table: Table::default(), per_key: HashMap::new() };
+        let moved = watch::Sender::new(0);
+        Ok(Self { inner: Arc::new(Inner { backend, limits, barge_in, state: Mutex::new(state), moved }) })
+    }
+
+    /// What is served.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.inner.backend
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().expect("no code panics with the manager locked. This is a bug.")
+    }
+
+    fn ring(&self) {
+        self.inner.moved.send_modify(|count| *count += 1);
+    }
+
+    /// Comes to the door. `key` is whom the session counts for (an API key's name, or an address).
+    ///
+    /// # Errors
+    /// [`Refusal`] when the queue is full, the server drains, or the key has its share.
+    pub fn enter(&self, key: &str) -> Result<Visitor, Refusal> {
+        let mut state = self.state();
+        let held = state.per_key.get(key).copied().unwrap_or(0);
+        if held >= self.inner.limits.sessions_per_key {
+            let refusal = Refusal::KeyLimit { sessions: self.inner.limits.sessions_per_key };
+            metrics::session_refused(&refusal);
+            return Err(refusal);
+        }
+        let ticket = state.admission.enter().inspect_err(metrics::session_refused)?;
+        metrics::queue_length(state.admission.waiting());
+        *state.per_key.entry(key.to_owned()).or_default() += 1;
+        let moved = self.inner.moved.subscribe();
+        Ok(Visitor { manager: self.clone(), ticket: Some(ticket), key: key.to_owned(), moved })
+    }
+
+    fn leave(&self, ticket: TicketId, key: &str, session: Option<(SessionId, Duration)>) {
+        let mut state = self.state();
+        state.admission.leave(ticket, session.as_ref().map(|(_, length)| *length));
+        metrics::queue_length(state.admission.waiting());
+        if let Some((id, _)) = session {
+            state.table.remove(&id);
+        }
+        if let Some(held) = state.per_key.get_mut(key) {
+            *held -= 1;
+            if *held == 0 {
+                state.per_key.remove(key);
+            }
+        }
+        drop(state);
+        self.ring();
+    }
+
+    /// Takes a running session over after a lost connection; `after` is the number of the last event handled.
+    ///
+    /// # Errors
+    /// [`ManagerError::ResumeExpired`].
+    pub async fn resume(
+        &self,
+        token: &str,
+        after: Option<u64>,
+        pace: Option<Pace>,
+    ) -> Result<SessionLink, ManagerError> {
+        let entry = self.state().table.by_token(token).ok_or(ManagerError::ResumeExpired)?;
+        let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+        let attach = SessionCommand::Attach { output: Output { events, pace }, after };
+        entry.commands.send(attach).await.map_err(|_| ManagerError::ResumeExpired)?;
+        let Entry { id, token, commands, .. } = entry;
+        Ok(SessionLink { id, resume_token: token, commands, events: receiver })
+    }
+
+    /// Sends a command to a session by its name (hang-up, kick).
+    ///
+    /// # Errors
+    /// [`ManagerError::ResumeExpired`] when there is no such session.
+    pub async fn command(&self, id: &SessionId, command: SessionCommand) -> Result<(), ManagerError> {
+        let entry = self.state().table.by_id(id).ok_or(ManagerError::ResumeExpired)?;
+        entry.commands.send(command).await.map_err(|_| ManagerError::ResumeExpired)
+    }
+
+    /// Running sessions, oldest first.
+    pub fn sessions(&self) -> Vec<SessionSummary> {
+        self.state().table.list()
+    }
+
+    /// Sessions running, waiting clients, and whether new ones are refused.
+    pub fn load(&self) -> (usize, usize, bool) {
+        let state = self.state();
+        (state.admission.busy(), state.admission.waiting(), state.admission.draining())
+    }
+
+    /// How long a session lasts, by those so far.
+    pub fn typical_session(&self) -> Duration {
+        self.state().admission.typical()
+    }
+
+    /// Refuses new sessions, gives running ones `limit` to end, and waits until all are gone.
+    pub async fn drain(&self, limit: Duration) {
+        let running = {
+            let mut state = self.state();
+            state.admission.drain();
+            state.table.all()
+        };
+        self.ring();
+        for entry in running {
+            // A driver that is gone already needs no word.
+            drop(entry.commands.send(SessionCommand::Drain(limit)).await);
+        }
+        let mut moved = self.inner.moved.subscribe();
+        while self.load().0 > 0 {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Visitor {
+    /// The place now: `None` when it is this visitor's turn.
+    ///
+    /// # Errors
+    /// [`Refusal::Draining`] when the server began to stop meanwhile.
+    pub fn place(&self) -> Result<Option<Waiting>, Refusal> {
+        let ticket = self.ticket.expect("a visitor holds its ticket until it opens. This is a bug.");
+        self.manager.state().admission.place(ticket)
+    }
+
+    /// Waits until it is this visitor's turn, the place changes, or [`QUEUE_UPDATE_INTERVAL`] is over.
+    ///
+    /// # Errors
+    /// As [`Self::place`].
+    pub async fn wait(&mut self) -> Result<Option<Waiting>, Refusal> {
+        let before = self.place()?;
+        if before.is_none() {
+            return Ok(None);
+        }
+        let until = Instant::now() + QUEUE_UPDATE_INTERVAL;
+        loop {
+            self.moved.borrow_and_update();
+            let place = self.place()?;
+            if place.as_ref().map(|place| place.position) != before.as_ref().map(|place| place.position) {
+                return Ok(place);
+            }
+            tokio::select! {
+                _ = self.moved.changed() => {}
+                () = tokio::time::sleep_until(until) => return self.place(),
+            }
+        }
+    }
+
+    /// Opens the session; to be called once [`Self::place`] says `None`.
+    ///
+    /// # Errors
+    /// [`ManagerError::Backend`] when the backend refuses the wishes.
+    pub fn open(mut self, request: &SessionRequest, pace: Option<Pace>) -> Result<SessionLink, ManagerError> {
+        let manager = self.manager.clone();
+        let Inner { backend, limits, barge_in, .. } = &*manager.inner;
+        let wake = Arc::new(Notify::new());
+        let bell = wake.clone();
+        let session = backend.open(request, Arc::new(move || bell.notify_one()))?;
+        let rules =
+            BargeIn::new(barge_in.clone()).expect("the manager's rules were checked at its start. This is a bug.");
+        let listener = match request.barge_in {
+            BargeInMode::Voice => backend.voice_detector().map(|detector| Listener::new(detector, rules)),
+            BargeInMode::Model => None,
+        };
+        let info = backend.info();
+        let (commands, inbox) = mpsc::channel(COMMAND_CAPACITY);
+        let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
+        let driver = Driver::new(DriverParts {
+            session,
+            wake,
+            core: CoreConfig::new(&info.duplex, info.output_rate_hz),
+            listener,
+            output: Output { events, pace },
+            limits: DriverLimits {
+                idle: limits.idle,
+                session: limits.session,
+                resume: limits.resume,
+                pause: limits.pause,
+            },
+        });
+        let entry = Entry {
+            id: SessionId::random(),
+            token: secret(),
+            key: self.key.clone(),
+            began: Instant::now(),
+            commands: commands.clone(),
+        };
+        let (id, resume_token) = (entry.id.clone(), entry.token.clone());
+        manager.state().table.insert(entry);
+        let stay = Stay {
+            manager: manager.clone(),
+            ticket: self.ticket.take().expect("a visitor holds its ticket until it opens. This is a bug."),
+            key: std::mem::take(&mut self.key),
+            id: id.clone(),
+            began: Instant::now(),
+            mode: request.mode,
+            cause: CloseCause::Failed("the session's task broke; see the log".into()),
+        };
+        metrics::session_opened(stay.mode);
+        tokio::spawn(stay.run(driver, inbox));
+        Ok(SessionLink { id, resume_token, commands, events: receiver })
+    }
+}
+
+/// A running session's hold on its place. It is given back whatever ends the session's task, a panic too.
+struct Stay {
+    manager: SessionManager,
+    ticket: TicketId,
+    key: String,
+    id: SessionId,
+    began: Instant,
+    mode: Mode,
+    cause: CloseCause,
+}
+
+impl Stay {
+    async fn run(mut self, driver: Driver, inbox: mpsc::Receiver<SessionCommand>) {
+        let (cause, stats) = driver.run(inbox).await;
+        tracing::info!(session = %self.id, cause = cause.detail(), units = stats.units, "session over");
+        self.cause = cause;
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        metrics::session_closed(self.mode, &self.cause);
+        self.manager.leave(self.ticket, &self.key, Some((self.id.clone(), self.began.elapsed())));
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.manager.leave(ticket, &self.key, None);
+        }
+    }
+}
+
+/// 128 random bits in hexadecimal digits.
+fn secret() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}

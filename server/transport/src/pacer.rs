@@ -1,0 +1,230 @@
+//! Hands speech out at the pace at which it is played, with a bounded lead.
+//!
+//! The lead is what an interruption cannot take back from a client that knows no flush: small for barge-in, large enough
+//! to cover the network. Pure: time comes in, packets go out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How speech is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Length of a packet.
+    pub packet: Duration,
+    /// How far ahead of playback packets may go.
+    pub lead: Duration,
+}
+
+/// A packet that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// The reply it belongs to.
+    pub turn: u32,
+    /// Its first sample, counted from the reply's beginning.
+    pub start: u64,
+    /// Samples; the last packet of a piece may be short.
+    pub samples: Arc<[i16]>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    turn: u32,
+    start: u64,
+    samples: Vec<i16>,
+    /// Samples handed out already.
+    taken: usize,
+}
+
+/// The outgoing speech of one session.
+#[derive(Debug)]
+pub struct Pacer {
+    /// `None`: everything is due at once (the client paces itself).
+    pace: Option<Pace>,
+    rate_hz: u32,
+    pieces: VecDeque<Piece>,
+    /// When what was handed out so far will have been played.
+    played_at: Duration,
+    held: bool,
+}
+
+impl Pacer {
+    /// # Panics
+    /// If the rate is 0 or a packet holds no sample.
+    pub fn new(pace: Option<Pace>, rate_hz: u32) -> Self {
+        assert!(rate_hz > 0, "a rate of 0 Hz. This is a bug.");
+        let mut pacer = Self { pace: None, rate_hz, pieces: VecDeque::new(), played_at: Duration::ZERO, held: false };
+        pacer.set_pace(pace);
+        pacer
+    }
+
+    /// Another client has another buffer.
+    ///
+    /// # Panics
+    /// If a packet holds no sample.
+    pub fn set_pace(&mut self, pace: Option<Pace>) {
+        let holds_samples = pace.is_none_or(|pace| samples_in(pace.packet, self.rate_hz) > 0);
+        assert!(holds_samples, "a packet of no samples. This is a bug.");
+        self.pace = pace;
+    }
+
+    /// Speech of reply `turn`, whose first sample is number `start` of it. The queue is bounded by the engine, which
+    /// makes a few seconds of speech per unit.
+    pub fn push(&mut self, turn: u32, start: u64, samples: Vec<i16>) {
+        if !samples.is_empty() {
+            self.pieces.push_back(Piece { turn, start, samples, taken: 0 });
+        }
+    }
+
+    /// The next packet that is due at `now`.
+    pub fn poll(&mut self, now: Duration) -> Option<Packet> {
+        if self.held || self.due_at().is_none_or(|due| due > now) {
+            return None;
+        }
+        let piece = self.pieces.front_mut()?;
+        let most = self.pace.map_or(usize::MAX, |pace| samples_in(pace.packet, self.rate_hz));
+        let end = piece.samples.len().min(piece.taken.saturating_add(most));
+        let samples: Arc<[i16]> = piece.samples[piece.taken..end].into();
+        let packet = Packet { turn: piece.turn, start: piece.start + piece.taken as u64, samples };
+        piece.taken = end;
+        if end == piece.samples.len() {
+            self.pieces.pop_front();
+        }
+        self.played_at = self.played_at.max(now) + length_of(packet.samples.len(), self.rate_hz);
+        Some(packet)
+    }
+
+    /// When [`Self::poll`] has something next; `None` while it waits for speech or is held.
+    pub fn due_at(&self) -> Option<Duration> {
+        if self.held || self.pieces.is_empty() {
+            return None;
+        }
+        Some(self.pace.map_or(Duration::ZERO, |pace| self.played_at.saturating_sub(pace.lead)))
+    }
+
+    /// Stops handing out; what waits is kept. A client that holds too plays nothing meanwhile.
+    pub fn hold(&mut self, now: Duration) {
+        self.held = true;
+        // What the client has not played yet waits there; it is counted again when it goes on.
+        self.played_at = self.played_at.max(now);
+    }
+
+    /// Goes on after [`Self::hold`]; `held_for` is how long playback stood still at the client.
+    pub fn unhold(&mut self, held_for: Duration) {
+        if std::mem::take(&mut self.held) {
+            self.played_at += held_for;
+        }
+    }
+
+    /// Forgets what waits and what the client was to play.
+    pub fn flush(&mut self, now: Duration) {
+        self.pieces.clear();
+        self.held = false;
+        self.played_at = now;
+    }
+
+    /// The listener hears something at `now`, or will without further speech coming in.
+    pub fn playing(&self, now: Duration) -> bool {
+        !self.pieces.is_empty() || self.played_at > now
+    }
+
+    /// When everything handed out will have been played.
+    pub fn played_at(&self) -> Duration {
+        self.played_at
+    }
+
+    /// Nothing waits to be handed out.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+}
+
+fn samples_in(length: Duration, rate_hz: u32) -> usize {
+    (length.as_nanos() as u64 * u64::from(rate_hz) / 1_000_000_000) as usize
+}
+
+fn length_of(samples: usize, rate_hz: u32) -> Duration {
+    Duration::from_nanos(samples as u64 * 1_000_000_000 / u64::from(rate_hz))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: u32 = 24_000;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn pacer(lead: u64) -> Pacer {
+        Pacer::new(Some(Pace { packet: ms(20), lead: ms(lead) }), RATE)
+    }
+
+    /// Runs the clock in steps of a millisecond and notes when each packet left.
+    fn run(pacer: &mut Pacer, from: u64, to: u64) -> Vec<(u64, u64, usize)> {
+        let mut out = Vec::new();
+        for at in from..to {
+            while let Some(packet) = pacer.poll(ms(at)) {
+                out.push((at, packet.start, packet.samples.len()));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn packets_leave_at_the_pace_of_playback_after_the_lead() {
+        let mut pacer = pacer(60);
+        pacer.push(0, 0, vec![1; 4800]);
+        let packets = run(&mut pacer, 0, 300);
+        assert_eq!(packets.len(), 10);
+        let times: Vec<u64> = packets.iter().map(|packet| packet.0).collect();
+        assert_eq!(times, [0, 0, 0, 0, 20, 40, 60, 80, 100, 120], "60 ms of lead, then one packet every 20 ms");
+        assert!(packets.windows(2).all(|pair| pair[1].1 == pair[0].1 + 480), "no sample is lost or doubled");
+        assert!(!pacer.playing(ms(200)) && pacer.playing(ms(199)));
+    }
+
+    #[test]
+    fn a_pause_between_pieces_does_not_make_a_burst() {
+        let mut pacer = pacer(0);
+        pacer.push(0, 0, vec![1; 480]);
+        run(&mut pacer, 0, 1000);
+        pacer.push(0, 480, vec![1; 1440]);
+        let times: Vec<u64> = run(&mut pacer, 1000, 1100).iter().map(|packet| packet.0).collect();
+        assert_eq!(times, [1000, 1020, 1040]);
+    }
+
+    #[test]
+    fn holding_keeps_what_waits_and_the_rest_follows_later() {
+        let mut pacer = pacer(0);
+        pacer.push(3, 0, vec![1; 2400]);
+        assert_eq!(run(&mut pacer, 0, 30).len(), 2);
+        pacer.hold(ms(30));
+        assert_eq!(run(&mut pacer, 30, 500), []);
+        assert_eq!(pacer.due_at(), None);
+        assert!(pacer.playing(ms(500)));
+        pacer.unhold(ms(470));
+        let packets = run(&mut pacer, 500, 700);
+        assert_eq!((packets.len(), packets[0].1), (3, 960));
+    }
+
+    #[test]
+    fn a_flush_leaves_nothing() {
+        let mut pacer = pacer(40);
+        pacer.push(0, 0, vec![1; 24_000]);
+        run(&mut pacer, 0, 100);
+        pacer.flush(ms(100));
+        assert!(run(&mut pacer, 100, 2000).is_empty() && !pacer.playing(ms(100)));
+        pacer.push(1, 0, vec![1; 480]);
+        assert_eq!(run(&mut pacer, 100, 101).len(), 1, "new speech starts at once");
+    }
+
+    #[test]
+    fn without_a_pace_a_piece_leaves_whole_and_at_once() {
+        let mut pacer = Pacer::new(None, RATE);
+        pacer.push(0, 0, vec![1; 24_000]);
+        assert_eq!(pacer.poll(ms(0)).map(|packet| packet.samples.len()), Some(24_000));
+        assert_eq!(pacer.poll(ms(0)), None);
+        assert!(pacer.playing(ms(999)));
+    }
+}
