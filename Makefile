@@ -11,13 +11,18 @@ GOLDEN   := tests/golden
 BUNDLES  := out/bundles
 BUNDLE   := $(BUNDLES)/golden-fp32
 TALK     := out/talk
+VAD      := out/vad/silero_vad.onnx
+WEB      := web-client
+# The pip package that holds the voice detector, and the sha256 of the one file used from it.
+SILERO     := silero-vad==6.2.3
+VAD_SHA256 := 1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help setup exporter bundle build run test lint fmt doc bench clean
+.PHONY: help setup exporter bundle vad web build run talk test lint fmt doc bench mini mini-eval clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install the system packages that are missing (C compiler)
 	@bash .ci/system-packages
@@ -38,22 +43,48 @@ $(BUNDLE)/manifest.json: $(VENV)/.installed $(GOLDEN)/checkpoint/config.json $(s
 
 bundle: $(BUNDLE)/manifest.json ## export the small golden checkpoint (random weights) to an ONNX bundle
 
-build: setup ## build target/release/duologue
+# Only the file is wanted: installing the package would bring a second PyTorch.
+$(VAD): $(VENV)/.installed
+	@mkdir -p $(@D)
+	rm -rf $(@D)/wheel
+	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(@D)/wheel $(SILERO)
+	$(PY) -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("silero_vad/data/silero_vad.onnx"))' $(@D)/wheel/*.whl > $@.part
+	echo "$(VAD_SHA256)  $@.part" | sha256sum --check --quiet
+	mv $@.part $@ && rm -r $(@D)/wheel
+
+vad: $(VAD) ## fetch the voice detector (Silero VAD)
+
+$(WEB)/node_modules/.installed: $(WEB)/package.json $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --silent
+	touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.installed $(WEB)/build.mjs $(shell find $(WEB)/src $(WEB)/public -type f)
+	cd $(WEB) && npm run --silent build
+	touch $@
+
+web: $(WEB)/dist/index.html ## build the web client (Node)
+
+build: setup web ## build target/release/duologue, the web client in it
 	cargo build --release --locked --bin duologue
 
-run: build bundle ## feed a spoken wav through the whole chain; reply and timeline land in out/talk
+run: build bundle vad ## start the server; it prints the address to open
+	$(BIN) serve --bundle $(BUNDLE) --set voice_detector=$(VAD)
+
+talk: build bundle ## feed a spoken wav through the whole chain; reply and timeline land in out/talk
 	@mkdir -p $(TALK)
 	$(BIN) talk --bundle $(BUNDLE) --input $(GOLDEN)/inputs/public_input.wav --output $(TALK)/reply.wav --timeline $(TALK)/timeline.jsonl
 
-test: build bundle ## every test: Rust, exporter, golden sessions, bad input
+test: build bundle vad ## every test: Rust, exporter, golden sessions, bad input
 	cargo test --release --locked --workspace
+	cd $(WEB) && npm test --silent
 	cd models && ../$(PY) -m pytest
 
-lint: exporter ## formatting, clippy, docs, crate boundaries, Python lint
+lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Python lint
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --workspace
 	python3 .ci/crate_boundaries.py
+	cd $(WEB) && npm run --silent check
 	$(VENV)/bin/ruff check models
 	$(VENV)/bin/ruff format --check models
 
@@ -66,6 +97,30 @@ doc: ## open the API documentation
 
 bench: ## micro benches of the host code (bench/reference compares unit times with the official code)
 	cargo bench --locked -p duologue-bench
+
+MINI         := PYTHONPATH=models OMP_NUM_THREADS=1 $(PY) -m mini
+MINI_WORK    := out/mini
+MINI_PARTS   := models/mini/checkpoints
+MINI_MINUTES ?= 60
+MINI_DEVICE  ?= cpu
+MINI_COUNT   ?= 100
+
+mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for each part) and export it to out/mini/bundle
+	bash .ci/system-packages mini
+	$(MINI) corpus --work $(MINI_WORK)
+	$(MINI) train-hearing --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/hearing.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
+	$(MINI) train-speaking --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/speaking.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
+	$(MINI) train-flow --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/flow.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
+	$(MINI) train-vocoder --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/hift.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
+	$(MINI) curves --work $(MINI_WORK) --out models/mini/curves.svg
+	$(MINI) export --checkpoints $(MINI_PARTS) --work $(MINI_WORK) --out $(MINI_WORK)/bundle
+
+mini-eval: build exporter ## evaluate out/mini/bundle in the engine with held-out voices, and listen to its voice
+	bash .ci/system-packages mini
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r models/requirements-mini.txt
+	$(MINI) judge --bundle $(MINI_WORK)/bundle --binary $(BIN) --work $(MINI_WORK) --count $(MINI_COUNT) --errors 5
+	$(MINI) corpus --work $(MINI_WORK) --shards 2
+	$(MINI) judge-voice --work $(MINI_WORK) --checkpoints $(MINI_PARTS)
 
 clean: ## remove build products and bundles, keep environments
 	rm -rf target out

@@ -1,6 +1,4 @@
-//! `duologue check`: is this bundle whole and does every graph load?
-
-use std::path::PathBuf;
+//! `duologue check`: is the configuration sound, is this bundle whole, and does every graph load?
 
 use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
@@ -9,21 +7,34 @@ use duologue_model::Bundle;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::say;
+use crate::config::{ConfigArgs, ServeConfig};
 use crate::host::RuntimeArgs;
 
 /// Arguments of `check`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Bundle folder made by `duologue-export`
-    #[arg(long, env = "DUOLOGUE_BUNDLE", value_name = "DIR")]
-    bundle: PathBuf,
     #[command(flatten)]
-    runtime: RuntimeArgs,
+    config: ConfigArgs,
 }
 
-/// Runs the command.
+/// Runs the command: prints the configuration in force if a file, or no bundle, is given, then checks the bundle that
+/// the configuration names.
 pub fn run(args: &Args) -> Result<()> {
-    let bundle = Bundle::open(&args.bundle)?;
+    let effective = args.config.load()?;
+    let config = &effective.config;
+    if args.config.config.is_some() || config.bundle.is_none() {
+        say!("{effective}");
+    }
+    match &config.bundle {
+        Some(path) => check_bundle(&Bundle::open(path)?, config),
+        None => {
+            say!("# The configuration is sound. It names no bundle (--bundle), so none was checked.");
+            Ok(())
+        }
+    }
+}
+
+fn check_bundle(bundle: &Bundle, config: &ServeConfig) -> Result<()> {
     let manifest = bundle.manifest();
     say!("manifest   ok, format {} by exporter {}", manifest.format_version, manifest.exporter_version);
     say!(
@@ -33,7 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
         manifest.weights,
         manifest.target
     );
-    verify_files(&bundle)?;
+    verify_files(bundle)?;
     say!("files      ok, {} with their sha256", manifest.files.len());
     for (name, graph) in &manifest.graphs {
         let found = bundle.opset(name)?;
@@ -44,9 +55,10 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     say!("opsets     ok, {} as the manifest says", manifest.graphs.len());
-    let runtime = args.runtime.load_for(&bundle)?;
+    let runtime =
+        RuntimeArgs { device: config.device, threads: config.threads, ort: config.ort.clone() }.load_for(bundle)?;
     // Loading compares each graph's inputs and outputs with the manifest.
-    Engine::start(&runtime, &bundle, EngineOptions { slots: 1, start_noise: None })?;
+    Engine::start(&runtime, bundle, EngineOptions { slots: 1, start_noise: None })?;
     say!("graphs     ok, {} load with the inputs and outputs of the manifest", manifest.graphs.len());
     say!("The bundle is whole and loads on {}.", runtime.device());
     Ok(())

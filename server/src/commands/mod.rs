@@ -1,5 +1,6 @@
 //! One module per subcommand, and what several of them do alike.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use duologue_model::{Bundle, Manifest};
 pub mod check;
 pub mod doctor;
 pub mod replay;
+pub mod serve;
 pub mod talk;
 mod timeline;
 
@@ -35,9 +37,15 @@ fn reference_voice(bundle: &Bundle, wav: Option<&Path>) -> Result<Option<Arc<Pcm
         Some(path) => path.to_path_buf(),
         None => bundle.voice(None)?,
     };
-    let limits = wav::Limits { min_seconds: MIN_VOICE_S, max_seconds: longest_voice_s(manifest) };
+    let seconds = voice_seconds(manifest);
+    let limits = wav::Limits { min_seconds: *seconds.start(), max_seconds: *seconds.end() };
     let pcm = wav::read_mono(&path, limits).context("reference audio")?;
     Ok(Some(Arc::new(resample::to_rate(&pcm, manifest.duplex.sample_rate_hz))))
+}
+
+/// Seconds of reference audio that make a voice.
+pub fn voice_seconds(manifest: &Manifest) -> RangeInclusive<f64> {
+    MIN_VOICE_S..=longest_voice_s(manifest)
 }
 
 /// The prompt, one full chunk and the kept tail must fit into the frames that the vocoder is built for.

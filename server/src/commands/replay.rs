@@ -75,6 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         },
         source_noise: false,
         record_window: true,
+        wake: None,
     };
     let mut conversation = Conversation::begin(&engine, &config, options)?;
     let prepared = conversation.prepared();

@@ -80,6 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
         },
         source_noise: mode == Mode::Live,
         record_window: false,
+        wake: None,
     };
     let mut conversation = Conversation::begin(&engine, &config, options)?;
     let mut timeline = Timeline::create(args.timeline.as_deref())?;

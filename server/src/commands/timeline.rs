@@ -39,7 +39,8 @@ pub fn unit_line(unit: &FinishedUnit, number: usize, chunk_s: f64) -> UnitLine {
         reply_samples: unit.samples.len(),
         kv_tokens: unit.report.kv_final,
         cost_ms: UnitCost {
-            audio: ms(unit.report.timings.audio),
+            mel: ms(unit.report.timings.mel),
+            apm: ms(unit.report.timings.apm),
             vision: ms(unit.report.timings.vision),
             prefill: ms(unit.report.timings.prefill),
             llm: ms(unit.report.timings.generate),

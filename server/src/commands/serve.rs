@@ -1,0 +1,145 @@
+//! `duologue serve`: the server.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum_server::Handle;
+use clap::Args as ClapArgs;
+use duologue_model::manifest::Weights;
+use duologue_model::vad::{self, VoiceDetector};
+use duologue_model::{Bundle, Runtime};
+use duologue_transport::SessionManager;
+use duologue_transport::demo::StaticPages;
+use duologue_transport::http::auth::KeyRing;
+use duologue_transport::http::tls::{self, Tls};
+use duologue_transport::http::{self, AppState, Settings, metrics};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::say;
+use crate::backend::EngineBackend;
+use crate::config::{ConfigArgs, ServeConfig};
+use crate::host::RuntimeArgs;
+use crate::{logs, web_client};
+
+/// How long connections may take to close once all sessions are over.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Arguments of `serve`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder `static` of a checkout of OpenBMB/MiniCPM-o-Demo, to serve its pages instead of our own
+    #[arg(long, value_name = "DIR")]
+    demo_static: Option<PathBuf>,
+}
+
+/// Runs the command until the server is told to stop (SIGTERM, SIGINT).
+pub fn run(args: &Args) -> Result<()> {
+    let effective = args.config.load()?;
+    let config = &effective.config;
+    logs::init_server(&config.log);
+    metrics::install();
+    let path = config.bundle.as_ref().context("no bundle is named; say --bundle DIR (made by duologue-export)")?;
+    let bundle = Bundle::open(path)?;
+    let runtime = RuntimeArgs { device: config.device, threads: config.threads, ort: config.ort.clone() };
+    let runtime = runtime.load_for(&bundle)?;
+    let detector = voice_detector(&runtime, config)?;
+    announce(&bundle, &runtime, detector.is_some());
+    let manifest = bundle.manifest();
+    metrics::build_info(env!("CARGO_PKG_VERSION"), &manifest.name, &manifest.precision, &runtime.device().to_string());
+    let backend = EngineBackend::start(&runtime, &bundle, config.slots, detector)?;
+    let settings = settings(config, args)?;
+    let tls = match config.certificate().map_err(|problem| anyhow::anyhow!("{}: {}", problem.field, problem.reason))? {
+        Some(source) => Some(Tls::load(&source)?),
+        None => None,
+    };
+    let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
+    let manager = SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    tokio.block_on(serve(manager, settings, listener, tls, config.drain()))
+}
+
+fn settings(config: &ServeConfig, args: &Args) -> Result<Settings> {
+    let plain = |problem: crate::config::Problem| anyhow::anyhow!("{}: {}", problem.field, problem.reason);
+    Ok(Settings {
+        keys: KeyRing::new(config.keys().map_err(plain)?),
+        origins: config.origins().map_err(plain)?,
+        rates: config.rates.clone(),
+        messages: config.message_limits(),
+        assets: web_client::asset,
+        demo_pages: args.demo_static.as_deref().map(StaticPages::new).transpose()?,
+        webrtc: Some(config.webrtc.clone()),
+    })
+}
+
+/// The detector that was named, or the one that is found. None at all is no error: the model can decide alone.
+fn voice_detector(runtime: &Runtime, config: &ServeConfig) -> Result<Option<VoiceDetector>> {
+    match (vad::find(config.vad.as_deref()), &config.vad) {
+        (Ok(path), _) => Ok(Some(VoiceDetector::load(runtime, &path)?)),
+        (Err(_), None) => Ok(None),
+        (Err(error), Some(_)) => Err(error.into()),
+    }
+}
+
+fn announce(bundle: &Bundle, runtime: &Runtime, detector: bool) {
+    let manifest = bundle.manifest();
+    say!("bundle {} ({}, {} weights) on {}", manifest.name, manifest.precision, manifest.weights, runtime.device());
+    if manifest.weights == Weights::Random {
+        say!("The weights are random: what it says is noise. This shows that the chain works, not what it can say.");
+    }
+    if !detector {
+        say!("No voice detector was found (`make vad`): the model alone decides when to stop speaking.");
+    }
+    if !web_client::present() {
+        say!("This program was built without its web page (`make web`, then build again); the APIs work.");
+    }
+}
+
+async fn serve(
+    manager: SessionManager,
+    settings: Settings,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    drain: Duration,
+) -> Result<()> {
+    let address = listener.local_addr()?;
+    let routes = http::router(AppState::new(manager.clone(), settings));
+    let handle = Handle::new();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    if let Some(tls) = &tls {
+        say!("certificate {} (SHA-256 {})", tls.certificate.display(), tls.fingerprint);
+    }
+    say!("talk at {scheme}://{address}");
+    tokio::spawn(metrics::upkeep());
+    let stopping = handle.clone();
+    tokio::spawn(async move {
+        if let Err(error) = stop_when_told(&manager, &stopping, drain).await {
+            tracing::error!(%error, "signals cannot be heard; the server stops only when it is killed");
+        }
+    });
+    tls::serve(listener, routes, tls.as_ref(), handle).await.context("the server's socket failed")
+}
+
+/// The first signal drains: new sessions are refused and live ones may finish. A second one ends everything at once.
+async fn stop_when_told(manager: &SessionManager, handle: &Handle<SocketAddr>, limit: Duration) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let (busy, _, _) = manager.load();
+    if busy > 0 {
+        say!("stopping: {busy} sessions may go on for {} s; stop again to end them now", limit.as_secs());
+    }
+    tokio::select! {
+        () = manager.drain(limit) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    handle.graceful_shutdown(Some(GOODBYE));
+    Ok(())
+}
