@@ -80,7 +80,7 @@ def duologue_round(args) -> list[dict]:
                         "unit": event["unit"],
                         "is_listen": event["decision"] == "listen",
                         "unit_ms": cost["unit"],
-                        "prefill_ms": cost["audio"] + cost["vision"] + cost["prefill"],
+                        "prefill_ms": cost["mel"] + cost["apm"] + cost["vision"] + cost["prefill"],
                         "llm_ms": cost["llm"],
                         "tts_ms": cost["tts"],
                         "token2wav_ms": cost["flow"] + cost["hift"],

@@ -58,6 +58,7 @@ pub fn begin_with(engine: &Engine, config: &SessionConfig, system_prompt: &str) 
         },
         source_noise: false,
         record_window: true,
+        wake: None,
     };
     Conversation::begin(engine, config, options).unwrap()
 }

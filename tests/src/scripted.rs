@@ -1,0 +1,240 @@
+//! A backend that computes nothing: each session follows a script. It makes whole conversations on virtual time, and shows what the
+//! server itself costs.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use duologue_audio::Pcm;
+use duologue_session::barge_in::VoiceFrame;
+use duologue_session::dialogue::{EndedBy, SpeechOrder, TurnReset, UnitEnd};
+use duologue_session::{
+    Duplex, Input, PreparedReport, SpeechReport, SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
+};
+use duologue_transport::{Backend, BackendError, BackendInfo, BackendSession, SessionRequest, VoiceDetector, Wake};
+
+/// Rate of the user's audio.
+pub const INPUT_RATE: u32 = 16_000;
+/// Rate of the speech.
+pub const OUTPUT_RATE: u32 = 24_000;
+
+/// What a unit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// The model listens.
+    Listen,
+    /// It says a word for as long as its unit lasts.
+    Speak(&'static str),
+    /// It says its last word.
+    End(&'static str),
+    /// The backend breaks.
+    Fail,
+    /// It breaks its promises: the session's task panics.
+    Panic,
+}
+
+/// Opens sessions that all follow one script; behind its end they listen.
+#[derive(Debug)]
+pub struct ScriptedBackend {
+    info: BackendInfo,
+    script: Vec<Plan>,
+    /// From a unit's work to its report.
+    unit_time: Duration,
+    /// Finds voice in every frame that is louder than this.
+    voice_dbfs: Option<f32>,
+}
+
+impl ScriptedBackend {
+    /// A backend with `slots` places whose units take no time.
+    pub fn new(slots: usize, script: &[Plan]) -> Self {
+        let info = BackendInfo {
+            name: "script".into(),
+            precision: "fp32".into(),
+            sha256: "0".repeat(64),
+            random_weights: true,
+            slots,
+            duplex: Duplex {
+                sample_rate_hz: INPUT_RATE,
+                chunk_ms: 1000,
+                first_chunk_ms: 1035,
+                cnn_redundancy_ms: 20,
+                max_new_speak_tokens: 20,
+                max_chars_per_unit: 28,
+                force_listen_count: 0,
+            },
+            output_rate_hz: OUTPUT_RATE,
+            voices: vec!["default".into()],
+            cloning: Some(0.5..=10.0),
+            vision: true,
+            default_instructions: "You are a script.".into(),
+            context_tokens: 8192,
+        };
+        Self { info, script: script.to_vec(), unit_time: Duration::ZERO, voice_dbfs: None }
+    }
+
+    /// Units take this long.
+    pub fn unit_time(mut self, unit_time: Duration) -> Self {
+        self.unit_time = unit_time;
+        self
+    }
+
+    /// Takes every frame above this level for the user's voice.
+    pub fn voice_above(mut self, dbfs: f32) -> Self {
+        self.voice_dbfs = Some(dbfs);
+        self
+    }
+}
+
+impl Backend for ScriptedBackend {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn open(&self, request: &SessionRequest, wake: Wake) -> Result<Box<dyn BackendSession>, BackendError> {
+        if request.instructions.as_deref() == Some("refuse me") {
+            return Err(BackendError::Refused { field: "instructions", message: "the script refuses this".into() });
+        }
+        Ok(Box::new(ScriptedSession {
+            script: self.script.iter().copied().collect(),
+            unit_time: self.unit_time,
+            answers: Arc::default(),
+            wake,
+        }))
+    }
+
+    fn voice(&self, name: &str) -> Option<Arc<Pcm>> {
+        let own = self.info.voices.iter().any(|voice| voice == name);
+        own.then(|| Arc::new(Pcm { rate_hz: INPUT_RATE, samples: vec![0.25; INPUT_RATE as usize] }))
+    }
+
+    fn voice_detector(&self) -> Option<Box<dyn VoiceDetector>> {
+        let voice_dbfs = self.voice_dbfs?;
+        Some(Box::new(LevelDetector { voice_dbfs, rest: Vec::new() }))
+    }
+}
+
+type Answers = Arc<Mutex<VecDeque<Result<Input, BackendError>>>>;
+
+struct ScriptedSession {
+    script: VecDeque<Plan>,
+    unit_time: Duration,
+    answers: Answers,
+    wake: Wake,
+}
+
+impl ScriptedSession {
+    fn answer(&self, after: Duration, answers: Vec<Result<Input, BackendError>>) {
+        let (queue, wake) = (self.answers.clone(), self.wake.clone());
+        let finish = move || {
+            queue.lock().expect("nobody panics with it").extend(answers);
+            wake();
+        };
+        if after.is_zero() {
+            return finish();
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            finish();
+        });
+    }
+}
+
+impl BackendSession for ScriptedSession {
+    fn perform(&mut self, work: Work, _clock_zero: Instant) -> Result<(), BackendError> {
+        match work {
+            Work::Prepare => {
+                let report = PreparedReport { kv_len: 50, took: Duration::ZERO };
+                self.answer(Duration::ZERO, vec![Ok(Input::Prepared(report))]);
+            }
+            Work::Unit { unit, turn, force_listen, frames, .. } => {
+                let plan = self.script.pop_front().unwrap_or(Plan::Listen);
+                let plan = if force_listen { Plan::Listen } else { plan };
+                self.answer(self.unit_time, answers_of(plan, unit, turn, frames.len()));
+            }
+            Work::Fence { .. } | Work::Release => {}
+        }
+        Ok(())
+    }
+
+    fn next_input(&mut self) -> Result<Option<Input>, BackendError> {
+        self.answers.lock().expect("nobody panics with it").pop_front().transpose()
+    }
+}
+
+fn answers_of(plan: Plan, unit: UnitId, turn: TurnId, vision_slices: usize) -> Vec<Result<Input, BackendError>> {
+    let (text, speech) = match plan {
+        Plan::Listen => ("", SpeechOrder::None),
+        Plan::Speak(text) => (text, SpeechOrder::Continue),
+        Plan::End(text) => (text, SpeechOrder::EndTurn),
+        Plan::Fail | Plan::Panic => return vec![Err(BackendError::Failed("the script broke".into()))],
+    };
+    let end = UnitEnd {
+        terminator: 0,
+        unit_end: 1,
+        is_listen: speech == SpeechOrder::None,
+        end_of_turn: speech == SpeechOrder::EndTurn,
+        ended_by: if speech == SpeechOrder::None { EndedBy::Listen } else { EndedBy::ChunkEos },
+        tokens: vec![2; 3],
+        decoded: vec![2; 3],
+        text: text.into(),
+        speech_ids: vec![],
+        speech,
+        reset: TurnReset::None,
+        turn_open: speech == SpeechOrder::Continue,
+    };
+    let report = UnitReport {
+        unit,
+        turn,
+        end,
+        kv_prefill: 60,
+        kv_generate: 64,
+        kv_final: 66 + 10 * unit.0 as usize,
+        apm_kv: [0, 50],
+        vision_slices,
+        vision_tokens: vision_slices * 64,
+        window: None,
+        timings: UnitTimings::default(),
+    };
+    let mut answers = vec![Ok(Input::Unit(Box::new(report)))];
+    if speech != SpeechOrder::None {
+        answers.push(Ok(Input::Speech(SpeechReport {
+            unit,
+            turn,
+            samples: tone(unit.0),
+            codes: vec![1; 25],
+            done: true,
+            timings: SpeechTimings::default(),
+        })));
+    }
+    answers
+}
+
+/// A second of a 440 Hz tone whose phase goes on from unit to unit.
+fn tone(unit: u32) -> Vec<i16> {
+    let step = std::f64::consts::TAU * 440.0 / f64::from(OUTPUT_RATE);
+    (0..OUTPUT_RATE).map(|n| (8000.0 * (step * f64::from(unit * OUTPUT_RATE + n)).sin()) as i16).collect()
+}
+
+/// Takes what is loud for voice.
+struct LevelDetector {
+    voice_dbfs: f32,
+    rest: Vec<f32>,
+}
+
+/// Samples of a detector's frame.
+const FRAME: usize = 512;
+
+impl VoiceDetector for LevelDetector {
+    fn push(&mut self, samples: &[f32], on_frame: &mut dyn FnMut(VoiceFrame)) -> Result<(), BackendError> {
+        self.rest.extend_from_slice(samples);
+        let whole = self.rest.len() / FRAME * FRAME;
+        for frame in self.rest[..whole].chunks(FRAME) {
+            let power = frame.iter().map(|x| x * x).sum::<f32>() / FRAME as f32;
+            let energy_dbfs = 10.0 * (power + 1e-10).log10();
+            let probability = if energy_dbfs > self.voice_dbfs { 0.95 } else { 0.01 };
+            on_frame(VoiceFrame { probability, energy_dbfs });
+        }
+        self.rest.drain(..whole);
+        Ok(())
+    }
+}

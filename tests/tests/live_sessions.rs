@@ -1,0 +1,339 @@
+//! Whole conversations on virtual time, without a model: what a client hears and when, as scripts that read as they run.
+//!
+//! The backend follows a plan per unit and takes no time, so every time below is the server's own doing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use duologue_session::barge_in::BargeInConfig;
+use duologue_tests::scripted::{INPUT_RATE, Plan, ScriptedBackend};
+use duologue_transport::pacer::Pace;
+use duologue_transport::{
+    CloseCause, Limits, ManagerError, Refusal, SessionCommand, SessionEvent, SessionLink, SessionManager,
+    SessionRequest, Visitor,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+const PACE: Pace = Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) };
+/// What a microphone sends at a time.
+const MIC_PACKET: Duration = Duration::from_millis(20);
+const LOUD: f32 = 0.5;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn manager(backend: ScriptedBackend, limits: Limits) -> SessionManager {
+    SessionManager::new(Arc::new(backend), limits, BargeInConfig::default()).expect("the default rules are valid")
+}
+
+fn enter(manager: &SessionManager) -> Visitor {
+    manager.enter("somebody").expect("there is room")
+}
+
+/// A client: what it was told, in words, with the time of each.
+struct Client {
+    link: SessionLink,
+    began: Instant,
+    said: Vec<String>,
+    /// Audio of the reply being received, so that one line stands for its packets.
+    audio: Option<(u32, u64, u64)>,
+    last: Option<u64>,
+}
+
+impl Client {
+    fn open(manager: &SessionManager) -> Self {
+        Self::with(enter(manager).open(&SessionRequest::default(), Some(PACE)).expect("the script takes everybody"))
+    }
+
+    fn with(link: SessionLink) -> Self {
+        Self { link, began: Instant::now(), said: Vec::new(), audio: None, last: None }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    fn note(&mut self, event: &SessionEvent) {
+        let now = self.now();
+        if let SessionEvent::Audio { turn, start, samples } = event {
+            let (from, to) = (*start, start + samples.len() as u64);
+            match &mut self.audio {
+                Some((playing, _, end)) if playing == turn && *end == from => *end = to,
+                _ => {
+                    self.audio_done();
+                    self.said.push(format!("{now} audio {turn} from {}", from / 24));
+                    self.audio = Some((*turn, from, to));
+                }
+            }
+            return;
+        }
+        if !matches!(event, SessionEvent::Unit(_) | SessionEvent::Speech(_)) {
+            self.audio_done();
+        }
+        let line = match event {
+            SessionEvent::Unit(unit) if unit.stale => format!("unit {} stale", unit.unit),
+            SessionEvent::Unit(unit) if unit.speaks => format!("unit {} says {}", unit.unit, unit.text),
+            SessionEvent::Unit(_) | SessionEvent::Speech(_) => return,
+            SessionEvent::Ready(_) => "ready".to_owned(),
+            SessionEvent::TurnBegan { turn } => format!("reply {turn}"),
+            SessionEvent::TurnDone { turn } => format!("reply {turn} done"),
+            SessionEvent::Flush { turn, cause } => format!("flush before {turn} {cause:?}"),
+            SessionEvent::Hold { .. } => "hold".to_owned(),
+            SessionEvent::Unhold { .. } => "unhold".to_owned(),
+            SessionEvent::Voice { speaking, .. } => format!("voice {speaking}"),
+            SessionEvent::Closed(cause) => format!("closed {}", cause.detail()),
+            other => format!("{other:?}"),
+        };
+        self.said.push(format!("{now} {line}"));
+    }
+
+    fn audio_done(&mut self) {
+        if let Some((turn, from, to)) = self.audio.take() {
+            self.said.push(format!("  {} ms of {turn}", (to - from) / 24));
+        }
+    }
+
+    /// Listens until `until` (on the client's clock) or the end of the session.
+    async fn listen(&mut self, until: u64) {
+        let until = self.began + ms(until);
+        while let Ok(Some(event)) = tokio::time::timeout_at(until, self.link.events.recv()).await {
+            self.last = Some(event.seq);
+            self.note(&event.event);
+        }
+        sleep_until(until).await;
+    }
+
+    async fn send(&self, command: SessionCommand) {
+        self.link.commands.send(command).await.expect("the session runs");
+    }
+
+    /// Speaks (or is silent) into the microphone for a while, listening meanwhile.
+    async fn mic(&mut self, length: u64, level: f32) {
+        for _ in 0..length / MIC_PACKET.as_millis() as u64 {
+            let samples = (INPUT_RATE as usize * MIC_PACKET.as_millis() as usize) / 1000;
+            self.listen(self.now() + MIC_PACKET.as_millis() as u64).await;
+            self.send(SessionCommand::Audio(vec![level; samples])).await;
+        }
+        tokio::task::yield_now().await;
+    }
+
+    fn script(&mut self) -> Vec<String> {
+        self.audio_done();
+        std::mem::take(&mut self.said)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_comes_at_the_pace_of_playback_and_ends() {
+    let manager =
+        manager(ScriptedBackend::new(1, &[Plan::Listen, Plan::Speak("hello"), Plan::End("world")]), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(3000, 0.0).await;
+    client.listen(6000).await;
+    assert_eq!(
+        client.script(),
+        [
+            "0 ready",
+            "2000 reply 0",
+            "2000 unit 1 says hello",
+            "2000 audio 0 from 0",
+            "3000 unit 2 says world",
+            "  2000 ms of 0",
+            "4000 reply 0 done",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voice_holds_at_once_and_interrupts_when_it_goes_on() {
+    let plans = [Plan::Speak("one"), Plan::Speak("two"), Plan::Speak("three"), Plan::Speak("four")];
+    let backend = ScriptedBackend::new(1, &plans).voice_above(-30.0);
+    let manager = manager(backend, Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(2500, 0.0).await;
+    client.script();
+    let voice_at = client.now();
+    client.mic(800, LOUD).await;
+    client.mic(1500, 0.0).await;
+    let script = client.script();
+    let at = |word: &str| -> u64 {
+        let line = script.iter().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no {word} in {script:#?}"));
+        line.split_whitespace().next().and_then(|time| time.parse().ok()).expect("a line begins with its time")
+    };
+    assert!(at("hold") - voice_at <= 150, "{script:#?}");
+    assert!(at("flush before 1 Voice") - voice_at <= 600, "{script:#?}");
+    assert!(script.iter().all(|line| !line.contains("audio 0 from") || at("audio 0 from") < at("hold")), "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cough_stops_playback_only_for_a_moment() {
+    let backend = ScriptedBackend::new(1, &[Plan::Speak("one"), Plan::End("two")]).voice_above(-30.0);
+    let manager = manager(backend, Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(2200, 0.0).await;
+    client.mic(200, LOUD).await;
+    client.mic(2600, 0.0).await;
+    let script = client.script();
+    assert!(script.iter().any(|line| line.ends_with("unhold")), "{script:#?}");
+    assert!(script.iter().all(|line| !line.contains("flush")), "{script:#?}");
+    let heard: u64 = script.iter().filter_map(|line| line.strip_suffix(" ms of 0")?.trim().parse::<u64>().ok()).sum();
+    assert_eq!(heard, 2000, "nothing of the reply is lost: {script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_stop_button_flushes_and_the_next_unit_listens() {
+    let plans = [Plan::Speak("one"), Plan::Speak("two"), Plan::Speak("three")];
+    let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(1500, 0.0).await;
+    client.send(SessionCommand::Interrupt).await;
+    client.mic(2000, 0.0).await;
+    let script = client.script();
+    assert!(script.contains(&"1500 flush before 1 Client".to_owned()), "{script:#?}");
+    assert!(script.contains(&"3000 unit 2 says three".to_owned()), "unit 1 must listen, unit 2 may speak: {script:#?}");
+    assert!(script.iter().all(|line| !line.contains("says two")), "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_client_comes_back_and_misses_nothing() {
+    let plans = [Plan::Speak("one"), Plan::End("two")];
+    let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(2000, 0.0).await;
+    client.listen(2050).await;
+    let (token, last) = (client.link.resume_token.clone(), client.last);
+    let mut before = client.script();
+    drop(client);
+    sleep(ms(10_000)).await;
+    let link = manager.resume(&token, last, Some(PACE)).await.expect("30 s are not over");
+    let mut client = Client::with(link);
+    client.listen(5000).await;
+    before.extend(client.script());
+    let heard: u64 = before.iter().filter_map(|line| line.strip_suffix(" ms of 0")?.trim().parse::<u64>().ok()).sum();
+    assert_eq!(heard, 2000, "{before:#?}");
+    assert!(before.iter().any(|line| line.ends_with("reply 0 done")), "{before:#?}");
+    assert_eq!(before.iter().filter(|line| line.contains("says")).count(), 2, "nothing twice: {before:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_come_back_loses_its_session() {
+    let manager = manager(ScriptedBackend::new(1, &[]), Limits::default());
+    let client = Client::open(&manager);
+    let token = client.link.resume_token.clone();
+    drop(client);
+    sleep(ms(30_500)).await;
+    assert_eq!(manager.resume(&token, None, None).await.unwrap_err(), ManagerError::ResumeExpired);
+    assert_eq!(manager.load().0, 0, "its slot is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_stands_still_and_ends_in_time() {
+    let manager = manager(ScriptedBackend::new(1, &[Plan::Speak("one"), Plan::End("two")]), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(1300, 0.0).await;
+    client.send(SessionCommand::Pause(ms(60_000))).await;
+    client.mic(5000, 0.0).await;
+    client.script();
+    client.send(SessionCommand::Resume).await;
+    client.listen(client.now() + 500).await;
+    let script = client.script();
+    assert!(script[0].ends_with("Resumed") && script[1].contains("audio 0 from"), "{script:#?}");
+    client.send(SessionCommand::Pause(ms(2_000))).await;
+    client.listen(client.now() + 3_000).await;
+    assert!(client.script().last().is_some_and(|line| line.ends_with("closed pause timeout")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_moves_up_and_its_length_is_bounded() {
+    let limits = Limits { queue: 2, ..Limits::default() };
+    let manager = manager(ScriptedBackend::new(1, &[]), limits);
+    let first = Client::open(&manager);
+    let mut second = enter(&manager);
+    let third = enter(&manager);
+    assert_eq!(manager.enter("somebody").unwrap_err(), Refusal::QueueFull { waiting: 2 });
+    assert_eq!(third.place().unwrap().unwrap().position, 2);
+    let began = Instant::now();
+    assert_eq!(second.wait().await.unwrap().unwrap().position, 1);
+    assert_eq!(began.elapsed(), ms(3000), "an update every three seconds");
+    first.send(SessionCommand::Close(CloseCause::Requested)).await;
+    assert_eq!(timeout(ms(100), second.wait()).await.expect("at once").unwrap(), None);
+    assert_eq!(third.place().unwrap().unwrap().position, 1);
+    drop(second);
+    assert_eq!(third.place(), Ok(None), "who leaves before opening gives the place on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_key_cannot_take_all_places() {
+    let limits = Limits { sessions_per_key: 2, ..Limits::default() };
+    let manager = manager(ScriptedBackend::new(5, &[]), limits);
+    let _held = [enter(&manager), enter(&manager)];
+    assert_eq!(manager.enter("somebody").unwrap_err(), Refusal::KeyLimit { sessions: 2 });
+    assert!(manager.enter("somebody else").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_refuses_new_ones_and_lets_live_ones_finish() {
+    let manager = manager(ScriptedBackend::new(2, &[]), Limits::default());
+    let mut client = Client::open(&manager);
+    let stopping = manager.clone();
+    let drained = tokio::spawn(async move { stopping.drain(ms(5_000)).await });
+    client.mic(1000, 0.0).await;
+    assert_eq!(manager.enter("late").unwrap_err(), Refusal::Draining);
+    client.mic(3900, 0.0).await;
+    client.listen(6000).await;
+    assert!(client.script().last().is_some_and(|line| line == "5000 closed server draining"));
+    timeout(ms(10), drained).await.expect("all are gone").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_when_nobody_speaks_or_it_has_lasted_long_enough() {
+    let limits = Limits { idle: ms(5_000), session: ms(8_000), ..Limits::default() };
+    let manager = manager(ScriptedBackend::new(2, &[]), limits);
+    let mut silent = Client::open(&manager);
+    silent.listen(6_000).await;
+    assert_eq!(silent.script().last().map(String::as_str), Some("5000 closed idle"));
+    let mut long = Client::open(&manager);
+    for _ in 0..8 {
+        long.mic(980, 0.0).await;
+    }
+    long.listen(9_000).await;
+    assert_eq!(long.script().last().map(String::as_str), Some("8000 closed maximum duration reached"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_backend_ends_one_session_with_its_reason() {
+    let manager = manager(ScriptedBackend::new(2, &[Plan::Listen, Plan::Fail]), Limits::default());
+    let (mut first, mut second) = (Client::open(&manager), Client::open(&manager));
+    first.mic(2000, 0.0).await;
+    first.listen(2_100).await;
+    assert_eq!(first.script().last().map(String::as_str), Some("2000 closed the script broke"));
+    second.mic(1000, 0.0).await;
+    let script = second.script();
+    assert!(script.len() == 1 && script[0].ends_with("ready"), "the other one does not notice: {script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_task_breaks_gives_its_slot_back() {
+    let manager = manager(ScriptedBackend::new(1, &[Plan::Panic]), Limits::default());
+    let client = Client::open(&manager);
+    client.send(SessionCommand::Audio(vec![0.0; INPUT_RATE as usize])).await;
+    sleep(ms(10)).await;
+    assert!(client.link.commands.is_closed() && manager.load().0 == 0);
+    assert!(manager.enter("somebody").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_reading_loses_its_session_and_nobody_waits() {
+    let plans = [Plan::Speak("on and on"); 60];
+    let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
+    let client = Client::open(&manager);
+    for _ in 0..60 {
+        sleep(ms(1000)).await;
+        if client.link.commands.send(SessionCommand::Audio(vec![0.0; INPUT_RATE as usize])).await.is_err() {
+            break;
+        }
+    }
+    assert!(client.link.commands.is_closed(), "the session ended");
+    assert_eq!(manager.load().0, 0);
+}
