@@ -184,15 +184,11 @@ impl ServeConfig {
         self.tls.validate(self.local())?;
         self.origins()?;
         self.limits.validate()?;
-        let named = |error: String, fallback: &str| match error.split_once(": ") {
-            Some((field, reason)) => Problem::new(field, reason),
-            None => Problem::new(fallback, error),
-        };
         self.rates
             .validate(self.limits.message_bytes)
             .map_err(|error| Problem::new(format!("rates.{}", error.field), error.reason))?;
         self.webrtc.validate().map_err(|error| Problem::new(format!("webrtc.{}", error.field), error.reason))?;
-        self.barge_in.validate().map_err(|error| named(error.to_string(), "barge_in"))?;
+        self.barge_in.validate().map_err(|error| Problem::new(error.setting, error.problem))?;
         self.recording.validate()?;
         EnvFilter::try_new(&self.log.level)
             .map_err(|error| Problem::new("log.level", format!("{error}; write error, warn, info, debug or trace")))?;

@@ -9,6 +9,7 @@ use duologue_transport::http::auth::KeyRing;
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
 use duologue_transport::http::{AppState, Settings, router};
+use duologue_transport::record::Shelf;
 use duologue_transport::rtc::RtcConfig;
 use duologue_transport::{Backend, Limits, SessionManager};
 use futures_util::{SinkExt, StreamExt};
@@ -37,6 +38,14 @@ impl Server {
     /// # Panics
     /// If this machine has no free port.
     pub async fn start(backend: impl Backend, limits: Limits) -> Self {
+        Self::start_recording(backend, limits, None).await
+    }
+
+    /// The same, with a place for recordings.
+    ///
+    /// # Panics
+    /// If this machine has no free port.
+    pub async fn start_recording(backend: impl Backend, limits: Limits, recordings: Option<Shelf>) -> Self {
         let manager = SessionManager::new(Arc::new(backend), limits, BargeInConfig::default()).expect("valid rules");
         let settings = Settings {
             keys: KeyRing::new(Vec::new()),
@@ -46,6 +55,7 @@ impl Server {
             assets: |_| None,
             demo_pages: None,
             webrtc: Some(RtcConfig::default()),
+            recordings,
         };
         let app = router(AppState::new(manager.clone(), settings));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -120,6 +130,11 @@ impl Socket {
         self.socket.send(Message::text(text)).await.expect("the server reads");
     }
 
+    /// Sends text to a server that may hang up before it has taken all of it; returns whether it took it.
+    pub async fn try_send_text(&mut self, text: &str) -> bool {
+        self.socket.send(Message::text(text)).await.is_ok()
+    }
+
     /// Sends bytes.
     ///
     /// # Panics
@@ -139,6 +154,17 @@ impl Socket {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 _ => None,
             };
+        }
+    }
+
+    /// Code and reason with which the server closes the connection.
+    ///
+    /// # Panics
+    /// If it says something else first, or says no code.
+    pub async fn closed(&mut self) -> (u16, String) {
+        match timeout(PATIENCE, self.socket.next()).await.expect("a close in time") {
+            Some(Ok(Message::Close(Some(frame)))) => (frame.code.into(), frame.reason.to_string()),
+            other => panic!("not a close with a code: {other:?}"),
         }
     }
 

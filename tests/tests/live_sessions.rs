@@ -43,7 +43,9 @@ struct Client {
 
 impl Client {
     fn open(manager: &SessionManager) -> Self {
-        Self::with(enter(manager).open(&SessionRequest::default(), Some(PACE)).expect("the script takes everybody"))
+        Self::with(
+            enter(manager).open(&SessionRequest::default(), Some(PACE), None).expect("the script takes everybody"),
+        )
     }
 
     fn with(link: SessionLink) -> Self {

@@ -1,9 +1,12 @@
 //! The OpenAI Live wire end to end: a real server on a free port, a real WebSocket, a backend that follows a script.
 
+use std::time::Duration;
+
 use duologue_proto::payload::Base64;
 use duologue_tests::scripted::{Plan, ScriptedBackend};
 use duologue_tests::server::{Server, Socket};
 use duologue_transport::Limits;
+use duologue_transport::record::{Shelf, ShelfLimits};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/live/sessions";
@@ -161,6 +164,44 @@ async fn who_waits_hears_of_it_and_comes_in() {
 }
 
 #[tokio::test]
+async fn a_recording_is_made_only_with_consent_and_holds_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = ShelfLimits { age: Duration::from_secs(60), bytes: 1 << 30 };
+    let shelf = Shelf::open(folder.path(), limits).unwrap();
+    let server = Server::start_recording(hello(), Limits::default(), Some(shelf)).await;
+    let (mut quiet, started) = open(&server, json!({"duologue": {}})).await;
+    assert!(started["session"]["duologue"]["recording_id"].is_null());
+    quiet.send(&json!({"type": "session.close"})).await;
+
+    let (mut socket, started) = open(&server, json!({"duologue": {"record": true}})).await;
+    let id = started["session"]["duologue"]["recording_id"].as_str().expect("it is recorded").to_owned();
+    socket.send(&silence(1.1)).await;
+    for _ in 0..10 {
+        socket.until("session.output_audio.delta").await;
+    }
+    socket.send(&json!({"type": "session.close"})).await;
+    socket.until("session.closed").await;
+    let path = format!("/v1/duologue/recordings/{id}/timeline");
+    let timeline = loop {
+        match server.request("GET", &path, "").await {
+            (200, timeline) => break timeline,
+            (404, _) => tokio::time::sleep(Duration::from_millis(10)).await,
+            other => panic!("{other:?}"),
+        }
+    };
+    let kinds: Vec<&str> =
+        timeline["events"].as_array().unwrap().iter().filter_map(|e| e["event"]["type"].as_str()).collect();
+    assert!(kinds.contains(&"duologue.unit") && kinds.contains(&"session.output_transcript.delta"), "{kinds:?}");
+    let mut wav = hound::WavReader::open(folder.path().join(&id).join("audio.wav")).unwrap();
+    assert_eq!((wav.spec().channels, wav.spec().sample_rate), (2, 24_000));
+    let right: Vec<i16> = wav.samples::<i16>().skip(1).step_by(2).map(|sample| sample.unwrap()).collect();
+    let loud = right.iter().filter(|sample| sample.unsigned_abs() > 1000).count();
+    assert!(loud > 15_000, "{loud} loud samples of a second of speech");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the one without consent left nothing");
+    assert_eq!(server.request("GET", "/v1/duologue/recordings/../../etc/timeline", "").await.0, 404);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said_and_costs_nothing_else() {
     let server = Server::start(hello(), Limits::default()).await;
     let mut early = server.connect(PATH).await;
@@ -240,7 +281,7 @@ async fn the_health_routes_tell_a_load_balancer() {
     let (status, config) = server.request("GET", "/v1/duologue/config", "").await;
     assert_eq!((status, config["transports"].clone()), (200, json!(["webrtc", "websocket"])));
     let manager = server.manager.clone();
-    manager.drain(std::time::Duration::from_secs(1)).await;
+    manager.drain(Duration::from_secs(1)).await;
     assert_eq!(server.request("GET", "/readyz", "").await.0, 503);
     let (status, error) = server.request("GET", "/nowhere", "").await;
     assert_eq!((status, error["error"]["code"].as_str()), (404, Some("invalid_value")));

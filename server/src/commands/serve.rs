@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use axum_server::Handle;
@@ -16,6 +16,7 @@ use duologue_transport::demo::StaticPages;
 use duologue_transport::http::auth::KeyRing;
 use duologue_transport::http::tls::{self, Tls};
 use duologue_transport::http::{self, AppState, Settings, metrics};
+use duologue_transport::record::{Shelf, ShelfLimits};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
@@ -73,7 +74,34 @@ fn settings(config: &ServeConfig, args: &Args) -> Result<Settings> {
         assets: web_client::asset,
         demo_pages: args.demo_static.as_deref().map(StaticPages::new).transpose()?,
         webrtc: Some(config.webrtc.clone()),
+        recordings: shelf(config)?,
     })
+}
+
+/// Where recordings go, when they are on.
+fn shelf(config: &ServeConfig) -> Result<Option<Shelf>> {
+    let recording = &config.recording;
+    if !recording.enabled {
+        return Ok(None);
+    }
+    let age = Duration::from_secs_f64(recording.retention_days * 86_400.0);
+    let limits = ShelfLimits { age, bytes: recording.max_bytes };
+    let shelf = Shelf::open(&recording.dir, limits)
+        .with_context(|| format!("recording.dir: cannot keep recordings in {}", recording.dir.display()))?;
+    Ok(Some(shelf))
+}
+
+/// Lets old recordings go, now and every hour.
+async fn tidy(shelf: Shelf) {
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+    loop {
+        hourly.tick().await;
+        match shelf.tidy(SystemTime::now()) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!(recordings = gone.len(), "old recordings deleted"),
+            Err(error) => tracing::error!(%error, "old recordings cannot be deleted"),
+        }
+    }
 }
 
 /// The detector that was named, or the one that is found. None at all is no error: the model can decide alone.
@@ -107,6 +135,7 @@ async fn serve(
     drain: Duration,
 ) -> Result<()> {
     let address = listener.local_addr()?;
+    let shelf = settings.recordings.clone();
     let routes = http::router(AppState::new(manager.clone(), settings));
     let handle = Handle::new();
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -115,6 +144,9 @@ async fn serve(
     }
     say!("talk at {scheme}://{address}");
     tokio::spawn(metrics::upkeep());
+    if let Some(shelf) = shelf {
+        tokio::spawn(tidy(shelf));
+    }
     let stopping = handle.clone();
     tokio::spawn(async move {
         if let Err(error) = stop_when_told(&manager, &stopping, drain).await {

@@ -90,7 +90,7 @@ fn text_becomes_what_the_field_takes() {
     ];
     let config = effective("", &variables, ConfigArgs::default()).unwrap().config;
     assert_eq!(config.bundle, Some(PathBuf::from("4")));
-    assert_eq!((config.device, config.tls.mode), (DeviceChoice::Cuda(1), TlsMode::On));
+    assert_eq!((config.device, config.tls.mode), (DeviceChoice::Cuda(1), crate::config::parts::TlsMode::On));
     assert_eq!(config.allowed_origins, ["https://a.example", "https://b.example:444"]);
     assert_eq!(config.tls.names, ["voice.example"]);
     assert_eq!(config.webrtc.ports.map(|ports| (ports.first, ports.last)), Some((40000, 40099)));

@@ -29,10 +29,13 @@ use crate::demo::{self, StaticPages};
 use crate::live;
 use crate::live::codec::bundle_info;
 use crate::manager::{SessionId, SessionManager};
+use crate::record::{self, Shelf};
 use crate::rtc::{RtcConfig, RtcHandle};
 use auth::{AuthError, Identity, KeyRing};
 use origin::Origins;
 use rate::{PeerLimits, Rate, RateLimits};
+use tower::ServiceExt;
+use tower_http::services::ServeFile;
 
 /// A file of the web client.
 #[derive(Debug, Clone)]
@@ -62,6 +65,8 @@ pub struct Settings {
     pub demo_pages: Option<StaticPages>,
     /// WebRTC; `None`: WebSockets only.
     pub webrtc: Option<RtcConfig>,
+    /// Where recordings are kept; `None`: there are none.
+    pub recordings: Option<Shelf>,
 }
 
 impl fmt::Debug for Settings {
@@ -96,6 +101,11 @@ impl AppState {
     pub fn new(manager: SessionManager, settings: Settings) -> Self {
         let peers = PeerLimits::new(&settings.rates);
         Self { inner: Arc::new(Inner { manager, settings, peers, connections: Mutex::default() }) }
+    }
+
+    /// The recordings, when they are on.
+    pub fn shelf(&self) -> Option<&Shelf> {
+        self.inner.settings.recordings.as_ref()
     }
 
     /// Settings of WebRTC, when it is on.
@@ -157,6 +167,9 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/live/sessions", get(live_socket).post(live_create))
         .route("/v1/live/sessions/{id}/ice", post(live_trickle))
         .route("/v1/live/sessions/{id}/hangup", post(live_hang_up))
+        .route("/v1/live/sessions/{id}/content", get(recorded_audio))
+        .route("/v1/duologue/recordings/{id}/audio", get(recorded_audio))
+        .route("/v1/duologue/recordings/{id}/timeline", get(recorded_timeline))
         .route("/v1/live/client_secrets", post(client_secret))
         .route("/v1/duologue/config", get(config))
         .route("/metrics", get(metrics_text))
@@ -272,6 +285,45 @@ async fn live_hang_up(
     }
 }
 
+async fn recorded_audio(
+    state: State<AppState>,
+    peer: ConnectInfo<SocketAddr>,
+    id: Path<String>,
+    request: Request,
+) -> Response {
+    recorded(state, peer, id, request, record::AUDIO).await
+}
+
+async fn recorded_timeline(
+    state: State<AppState>,
+    peer: ConnectInfo<SocketAddr>,
+    id: Path<String>,
+    request: Request,
+) -> Response {
+    recorded(state, peer, id, request, record::TIMELINE).await
+}
+
+/// A file of a recording, in parts if the client asks for them.
+async fn recorded(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+    request: Request,
+    file: &str,
+) -> Response {
+    if let Err(response) = state.admit(request.headers(), request.uri(), peer) {
+        return *response;
+    }
+    let Some(path) = state.shelf().and_then(|shelf| shelf.file(&id, file)) else {
+        let error = WireError::invalid("id", format!("no recording is named {id}"));
+        return error_response(StatusCode::NOT_FOUND, &error);
+    };
+    match ServeFile::new(path).oneshot(request).await {
+        Ok(response) => response.into_response(),
+        Err(never) => match never {},
+    }
+}
+
 async fn client_secret(
     State(state): State<AppState>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -306,7 +358,10 @@ async fn config(State(state): State<AppState>) -> Json<ConfigResponse> {
         bundle: bundle_info(info),
         voices: info.voices.clone(),
         max_upload_bytes: state.message_limits().max_voice_bytes,
-        recording: RecordingConfig { available: false, retention_days: 0.0 },
+        recording: RecordingConfig {
+            available: state.shelf().is_some(),
+            retention_days: state.shelf().map_or(0.0, |shelf| shelf.limits().age.as_secs_f64() / 86_400.0),
+        },
         auth_required: state.inner.settings.keys.required(),
         unit_ms: info.duplex.chunk_ms,
     })

@@ -23,6 +23,7 @@ use crate::driver::{
 };
 use crate::http::metrics;
 use crate::pacer::Pace;
+use crate::record::Recorder;
 
 pub use admission::{Admission, Refusal, TicketId, Waiting};
 use table::{Entry, Table};
@@ -78,6 +79,7 @@ impl fmt::Debug for SessionManager {
 pub struct Visitor {
     manager: SessionManager,
     ticket: Option<TicketId>,
+    id: SessionId,
     key: String,
     moved: watch::Receiver<u64>,
 }
@@ -142,7 +144,8 @@ impl SessionManager {
         metrics::queue_length(state.admission.waiting());
         *state.per_key.entry(key.to_owned()).or_default() += 1;
         let moved = self.inner.moved.subscribe();
-        Ok(Visitor { manager: self.clone(), ticket: Some(ticket), key: key.to_owned(), moved })
+        let id = SessionId::random();
+        Ok(Visitor { manager: self.clone(), ticket: Some(ticket), id, key: key.to_owned(), moved })
     }
 
     fn leave(&self, ticket: TicketId, key: &str, session: Option<(SessionId, Duration)>) {
@@ -259,11 +262,21 @@ impl Visitor {
         }
     }
 
+    /// The name that the session will have.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
     /// Opens the session; to be called once [`Self::place`] says `None`.
     ///
     /// # Errors
     /// [`ManagerError::Backend`] when the backend refuses the wishes.
-    pub fn open(mut self, request: &SessionRequest, pace: Option<Pace>) -> Result<SessionLink, ManagerError> {
+    pub fn open(
+        mut self,
+        request: &SessionRequest,
+        pace: Option<Pace>,
+        recorder: Option<Recorder>,
+    ) -> Result<SessionLink, ManagerError> {
         let manager = self.manager.clone();
         let Inner { backend, limits, barge_in, .. } = &*manager.inner;
         let wake = Arc::new(Notify::new());
@@ -290,9 +303,10 @@ impl Visitor {
                 resume: limits.resume,
                 pause: limits.pause,
             },
+            recorder,
         });
         let entry = Entry {
-            id: SessionId::random(),
+            id: self.id.clone(),
             token: secret(),
             key: self.key.clone(),
             began: Instant::now(),

@@ -23,6 +23,11 @@ use crate::live::LiveCodec;
 pub use shelf::{Shelf, ShelfLimits};
 use track::StereoTrack;
 
+/// The stereo wav of a recording.
+pub const AUDIO: &str = "audio.wav";
+/// What happened, beside it.
+pub const TIMELINE: &str = "timeline.json";
+
 /// Rate of the audio file: that of the reply.
 const RATE_HZ: u32 = 24_000;
 /// Entries that may wait for the disk: several seconds of a conversation. When full, the recording is given up and says so.
@@ -119,7 +124,7 @@ struct Writer {
 
 impl Writer {
     fn new(recording: Recording, partial: PathBuf) -> io::Result<Self> {
-        let file = BufWriter::new(File::create(partial.join("audio.wav"))?);
+        let file = BufWriter::new(File::create(partial.join(AUDIO))?);
         let track = StereoTrack::new(file, recording.user_rate_hz, RATE_HZ)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self { recording, partial, track, events: Vec::new(), started_at: now.as_secs_f64(), seq: 0 })
@@ -164,7 +169,7 @@ impl Writer {
             bundle,
             events: self.events,
         };
-        let mut file = BufWriter::new(File::create(self.partial.join("timeline.json"))?);
+        let mut file = BufWriter::new(File::create(self.partial.join(TIMELINE))?);
         serde_json::to_writer(&mut file, &timeline)?;
         file.flush()?;
         fs::rename(&self.partial, Path::new(&dir).join(id))

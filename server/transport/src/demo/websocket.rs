@@ -423,7 +423,7 @@ impl Connection {
             }
         };
         let visitor = visitor.take().expect("the codec opens a session once. This is a bug.");
-        match visitor.open(&request, None) {
+        match visitor.open(&request, None, None) {
             Ok(link) => {
                 self.link = Some(link);
                 self.talk = Some(self.registry.talk(self.visit.kind, &self.visit.session_id));

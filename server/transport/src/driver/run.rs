@@ -19,6 +19,7 @@ use super::turns::Turns;
 use crate::backend::{BackendError, BackendSession};
 use crate::http::metrics::SessionMetrics;
 use crate::pacer::Pacer;
+use crate::record::Recorder;
 
 /// How often a session asks its backend whether it still lives: one that has died rings no bell.
 const LIFE_SIGN: Duration = Duration::from_secs(1);
@@ -50,6 +51,8 @@ pub struct DriverParts {
     pub output: Output,
     /// Limits.
     pub limits: DriverLimits,
+    /// The recording that is made.
+    pub recorder: Option<Recorder>,
 }
 
 impl std::fmt::Debug for DriverParts {
@@ -105,6 +108,7 @@ pub struct Driver {
     /// When the audio of the unit in which the current reply began was complete.
     reply_ready_at: Option<Duration>,
     late_unit: Option<u32>,
+    recorder: Option<Recorder>,
     closed: Option<CloseCause>,
     metrics: SessionMetrics,
 }
@@ -118,7 +122,7 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     /// A session whose clock starts now.
     pub fn new(parts: DriverParts) -> Self {
-        let DriverParts { session, wake, core, listener, output, limits } = parts;
+        let DriverParts { session, wake, core, listener, output, limits, recorder } = parts;
         Self {
             core: DuplexSession::new(core, Duration::ZERO),
             session,
@@ -140,6 +144,7 @@ impl Driver {
             flush_cause: FlushCause::Client,
             reply_ready_at: None,
             late_unit: None,
+            recorder,
             closed: None,
             metrics: SessionMetrics::new(core.unit_deadline.as_secs_f64(), core.output_rate_hz),
         }
@@ -282,6 +287,9 @@ impl Driver {
                 Err(error) => return self.fail(&error),
             }
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.user(now, &samples);
+        }
         self.core.handle(now, Input::Audio(samples));
     }
 
@@ -324,9 +332,7 @@ impl Driver {
         if self.still.any() {
             self.pacer.hold(now);
         }
-        if let Some(listener) = &mut self.listener {
-            listener.stopped(now);
-        }
+        self.stopped(now);
         if self.turns.begun() {
             self.turns.next();
         }
@@ -341,12 +347,20 @@ impl Driver {
             (false, true) => {
                 self.still.since = now;
                 self.pacer.hold(now);
-                if let Some(listener) = &mut self.listener {
-                    listener.stopped(now);
-                }
+                self.stopped(now);
             }
             (true, false) => self.pacer.unhold(now - self.still.since),
             _ => {}
+        }
+    }
+
+    /// Playback stands still or is thrown away: what was handed out and not yet played is not heard.
+    fn stopped(&mut self, now: Duration) {
+        if let Some(listener) = &mut self.listener {
+            listener.stopped(now);
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.stopped(now);
         }
     }
 
@@ -388,11 +402,14 @@ impl Driver {
             && let Some(packet) = self.pacer.poll(now)
         {
             self.metrics.audio(&packet, self.pacer.played_at());
+            let until = self.pacer.played_at();
+            let length = Duration::from_secs_f64(packet.samples.len() as f64 / f64::from(self.output_rate_hz));
+            let from = until.saturating_sub(length);
             if let Some(listener) = &mut self.listener {
-                let until = self.pacer.played_at();
-                let length = packet.samples.len() as f64 / f64::from(self.output_rate_hz);
-                let from = until.saturating_sub(Duration::from_secs_f64(length));
                 listener.plays(packet.turn, from, until, &packet.samples);
+            }
+            if let Some(recorder) = &mut self.recorder {
+                recorder.reply(from, &packet.samples);
             }
             self.send(SessionEvent::Audio { turn: packet.turn, start: packet.start, samples: packet.samples });
         }
@@ -510,6 +527,9 @@ impl Driver {
     }
 
     fn send(&mut self, event: SessionEvent) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.event(self.clock, &event);
+        }
         self.metrics.event(self.now(), &event);
         if self.link.send(event).is_err() && self.closed.is_none() {
             self.closed = Some(CloseCause::SlowClient);

@@ -9,10 +9,10 @@ use duologue_proto::live::rest::{
 use duologue_proto::live::{ServerEvent, ServerMessage};
 use duologue_proto::wire::{ErrorCode, WireError};
 
-use super::WEBRTC_PACE;
 use super::codec::{LiveCodec, LiveSession};
 use super::request::session_request;
 use super::websocket::{bare, event_number, manager_error, pass_on, refusal_error};
+use super::{WEBRTC_PACE, recorder};
 use crate::driver::{CloseCause, SessionCommand, SessionEvent};
 use crate::http::{AppState, error_response};
 use crate::manager::{SessionId, SessionLink};
@@ -53,6 +53,7 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
     let CreateRequest { session, transport } = parse_create(body, &state.message_limits())?;
     let info = state.manager().backend().info();
     let token = session.duologue.as_ref().and_then(|extension| extension.resume_token.clone());
+    let mut recording_id = None;
     let (link, peer, answer) = match &token {
         Some(token) => {
             let last = session.duologue.as_ref().and_then(|extension| extension.last_event_id.as_deref());
@@ -69,7 +70,9 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
                 return Err(WireError::new(ErrorCode::QueueFull, message));
             }
             let (peer, answer) = RtcPeer::answer(&transport.sdp, config).await.map_err(|error| rtc_error(&error))?;
-            let link = visitor.open(&request, Some(WEBRTC_PACE)).map_err(|error| manager_error(&error))?;
+            let recorder = recorder(state, &session, visitor.id())?;
+            recording_id = recorder.is_some().then(|| visitor.id().to_string());
+            let link = visitor.open(&request, Some(WEBRTC_PACE), recorder).map_err(|error| manager_error(&error))?;
             (link, peer, answer)
         }
     };
@@ -80,7 +83,7 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
         config: &session,
         info,
         limits: state.manager().limits(),
-        recording_id: None,
+        recording_id,
         audio: false,
     };
     let codec = LiveCodec::new(&described, state.message_limits());

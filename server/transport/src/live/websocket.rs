@@ -10,9 +10,9 @@ use duologue_proto::live::{
 use duologue_proto::wire::{ErrorCode, WireError};
 use tokio::time::timeout;
 
-use super::WEBSOCKET_PACE;
 use super::codec::{LiveCodec, LiveSession, Reaction};
 use super::request::session_request;
+use super::{WEBSOCKET_PACE, recorder};
 use crate::backend::BackendError;
 use crate::http::AppState;
 use crate::http::rate::Rate;
@@ -121,8 +121,10 @@ async fn open(
             },
         }
     }
-    let link = visitor.open(&request, Some(WEBSOCKET_PACE)).map_err(|error| manager_error(&error))?;
-    let codec = codec(state, config, &link, false);
+    let recorder = recorder(state, config, visitor.id())?;
+    let recording_id = recorder.is_some().then(|| visitor.id().to_string());
+    let link = visitor.open(&request, Some(WEBSOCKET_PACE), recorder).map_err(|error| manager_error(&error))?;
+    let codec = codec(state, config, &link, recording_id, false);
     Ok(Some((link, codec)))
 }
 
@@ -135,11 +137,17 @@ async fn resume(
     let after = last.map(event_number).transpose()?;
     let link =
         state.manager().resume(token, after, Some(WEBSOCKET_PACE)).await.map_err(|error| manager_error(&error))?;
-    let codec = codec(state, config, &link, true);
+    let codec = codec(state, config, &link, None, true);
     Ok(Some((link, codec)))
 }
 
-fn codec(state: &AppState, config: &SessionConfig, link: &SessionLink, resumed: bool) -> LiveCodec {
+fn codec(
+    state: &AppState,
+    config: &SessionConfig,
+    link: &SessionLink,
+    recording_id: Option<String>,
+    resumed: bool,
+) -> LiveCodec {
     let session = LiveSession {
         id: link.id.as_str(),
         resume_token: &link.resume_token,
@@ -147,7 +155,7 @@ fn codec(state: &AppState, config: &SessionConfig, link: &SessionLink, resumed: 
         config,
         info: state.manager().backend().info(),
         limits: state.manager().limits(),
-        recording_id: None,
+        recording_id,
         audio: true,
     };
     LiveCodec::new(&session, state.message_limits())
