@@ -24,7 +24,7 @@ export ORT_DISABLE_TELEMETRY = 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## install the system packages that are missing (C compiler)
+setup: ## install the system packages that are missing (C compiler, cmake)
 	@bash .ci/system-packages
 
 $(VENV)/.installed: models/pyproject.toml models/requirements.txt
@@ -68,15 +68,17 @@ build: setup web ## build target/release/duologue, the web client in it
 	cargo build --release --locked --bin duologue
 
 run: build bundle vad ## start the server; it prints the address to open
-	$(BIN) serve --bundle $(BUNDLE) --set voice_detector=$(VAD)
+	$(BIN) serve --bundle $(BUNDLE) --set vad=$(VAD)
 
 talk: build bundle ## feed a spoken wav through the whole chain; reply and timeline land in out/talk
 	@mkdir -p $(TALK)
 	$(BIN) talk --bundle $(BUNDLE) --input $(GOLDEN)/inputs/public_input.wav --output $(TALK)/reply.wav --timeline $(TALK)/timeline.jsonl
 
-test: build bundle vad ## every test: Rust, exporter, golden sessions, bad input
+test: build bundle vad ## every test: Rust, golden sessions, web client, browser, exporter
+	@bash .ci/system-packages test
 	cargo test --release --locked --workspace
 	cd $(WEB) && npm test --silent
+	node --test --test-reporter=spec tests/browser/talk.mjs
 	cd models && ../$(PY) -m pytest
 
 lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Python lint

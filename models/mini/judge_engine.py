@@ -1,0 +1,125 @@
+"""The evaluation that counts: the exported bundle in the server's engine, on voices and sentences it was not trained
+on.
+
+Every session of `judge_hearing`'s sets is written as a wav, answered by `duologue talk`, and its timeline is counted
+the same way. The festival set (`ked`) is made by an engine that training never sees. With `--assert` the floors below
+must be reached.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from mini import judge_hearing, world
+from mini.engines import festival
+from mini.features import LEAD_SAMPLES, RATE_HZ, stream_samples
+from mini.judge_hearing import Tally
+from mini.pace import Pace
+from mini.sessions import HANG_S, LISTEN, Exchange, Session
+from mini.speakers import finish
+from mini.vocabulary import Vocabulary
+
+# Issue 4's floors: set -> figure -> least (or, for `early`, most).
+FLOORS = {
+    "espeak": {"intent": 0.95, "exact": 0.88, "timely": 0.97, "early": 0.01},
+    "rms": {"intent": 0.90, "exact": 0.80},
+    "ked": {"intent": 0.80, "exact": 0.65},
+    "snr15": {"exact": 0.75},
+    "interrupted": {"broken": 0.90},
+}
+
+
+def ked_sessions(count: int, seed: int = 77) -> list[Session]:
+    """Single questions spoken by festival's ked voice."""
+    draw, out = random.Random(seed), []
+    while len(out) < count:
+        turn = world.sample_known(draw)
+        if not turn.answer:
+            continue
+        samples = finish(festival(turn.question), 1).samples
+        start = draw.uniform(0.05, 1.2)
+        end = start + len(samples) / RATE_HZ
+        unit = int(end + HANG_S)
+        stream = np.zeros(stream_samples(unit + 4), np.float32)
+        first = int(start * RATE_HZ)
+        stream[first : first + len(samples)] = samples
+        stream += np.random.default_rng(len(out)).standard_normal(len(stream), np.float32) * np.float32(3e-4)
+        stream[:LEAD_SAMPLES] = 0
+        units = [LISTEN] * (unit + 4)
+        out.append(Session("one", stream, units, [Exchange(turn, start, end, unit)]))
+    return out
+
+
+def answer(binary: Path, bundle: Path, session: Session, folder: Path) -> tuple[list[list[str]], list[dict]]:
+    """(units as `judge_hearing.decode` gives them, unit lines of the timeline) of one session."""
+    wav, timeline = folder / "user.wav", folder / "timeline.jsonl"
+    samples = session.stream[LEAD_SAMPLES : LEAD_SAMPLES + len(session.units) * RATE_HZ]
+    soundfile.write(wav, samples, RATE_HZ, subtype="FLOAT")
+    command = [
+        binary,
+        "talk",
+        "--bundle",
+        bundle,
+        "--input",
+        wav,
+        "--output",
+        folder / "reply.wav",
+        "--timeline",
+        timeline,
+    ]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{binary} talk failed: {done.stderr.strip()}")
+    lines = [json.loads(line) for line in timeline.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line["event"] == "unit"][: len(session.units)]
+    units = []
+    for line in lines:
+        ends = ["<|turn_eos|>"] if line["end_of_turn"] else []
+        words = line["text"].replace(",", " , ").split()
+        units.append(["<|speak|>", *words, *ends] if line["decision"] == "speak" else [*ends, "<|listen|>"])
+    return units, lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m mini judge`."""
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--binary", type=Path, required=True, help="the program `duologue`")
+    parser.add_argument("--work", type=Path, default=Path("out/mini"))
+    parser.add_argument("--count", type=int, default=100, help="sessions per set")
+    parser.add_argument("--set", action="append", dest="sets", help="only this set; repeatable")
+    parser.add_argument("--assert", action="store_true", dest="check", help="fail below the floors")
+    parser.add_argument("--errors", type=int, default=0, help="print this many wrong answers per set")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a JSON report; 1 when a floor is missed and `--assert` is given."""
+    vocabulary = Vocabulary()
+    pace = Pace.load(args.work / "pace.json", vocabulary.words)
+    report, missed, busy_ms, heard_s = {}, [], 0.0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.sets or [*judge_hearing.SETS, "ked"]:
+            sessions = ked_sessions(args.count) if name == "ked" else judge_hearing.sessions(pace, name, args.count)
+            tally = Tally()
+            for session in tqdm(sessions, desc=name, disable=None):
+                units, lines = answer(args.binary, args.bundle, session, Path(folder))
+                tally.add(session, units)
+                busy_ms += sum(line["cost_ms"]["unit"] for line in lines)
+                heard_s += len(lines)
+            report[name] = tally.report()
+            if args.errors:
+                report[name]["errors"] = tally.errors[: args.errors]
+            for figure, floor in FLOORS.get(name, {}).items():
+                value = report[name].get(figure, 0.0)
+                if value > floor if figure == "early" else value < floor:
+                    missed.append(f"{name} {figure} {value} (floor {floor})")
+    report["rtf"] = round(busy_ms / 1e3 / max(1, heard_s), 3)
+    report["missed"] = missed
+    print(json.dumps(report, indent=1))
+    return 1 if args.check and missed else 0
