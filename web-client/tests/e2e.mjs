@@ -178,6 +178,7 @@ test("settings reach the server: instructions, voice from a file, who interrupts
   await page.waitForFunction(() => /its first 16.9 s/.test(document.querySelector("#voice-hint").textContent));
   assert.ok((await page.locator("#microphone option").count()) >= 1);
   await page.keyboard.press("Escape");
+  await page.waitForFunction(() => !document.querySelector("dialog").open);
   await page.keyboard.press("Space");
   await until(() => window.duologue.stats.state === "live", "live");
   assert.ok(await page.isVisible("#recording-badge"));
@@ -210,9 +211,7 @@ test("webrtc: sound and events both ways; a flush silences", async () => {
   const { mock, page, stats, until, done } = await open({}, "/?transport=webrtc");
   const peer = await serveRtc(page.context(), mock.url);
   await page.click("#talk");
-  await until(() => window.duologue.stats.transport === "webrtc", "connecting");
-  await page.waitForFunction(() => document.querySelector("#status-text").textContent === "Connecting");
-  await new Promise((resolve) => setTimeout(resolve, 1500));
+  await peer.ready();
   const session = { id: "sess_rtc", duologue: startedExtension() };
   await peer.says({ type: "session.started", event_id: "evt_0", session });
   await until(() => window.duologue.stats.state === "live", "live");

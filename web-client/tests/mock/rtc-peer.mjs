@@ -15,6 +15,7 @@ export async function serveRtc(context, url) {
     await route.fulfill({ json: {} });
   });
   return {
+    ready: () => peer.waitForFunction(() => window.channel?.readyState === "open", undefined, { polling: 50 }),
     says: (event) => peer.evaluate((value) => window.channel.send(JSON.stringify(value)), event),
     tone: (on) => peer.evaluate((value) => window.tone(value), on),
     heard: () => peer.evaluate(() => window.heard()),
