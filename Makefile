@@ -13,6 +13,7 @@ BUNDLE   := $(BUNDLES)/golden-fp32
 TALK     := out/talk
 VAD      := out/vad/silero_vad.onnx
 WEB      := web-client
+CLIENTS  := tests/interop/.venv
 # The pip package that holds the voice detector, and the sha256 of the one file used from it.
 SILERO     := silero-vad==6.2.3
 VAD_SHA256 := 1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3
@@ -74,12 +75,18 @@ talk: build bundle ## feed a spoken wav through the whole chain; reply and timel
 	@mkdir -p $(TALK)
 	$(BIN) talk --bundle $(BUNDLE) --input $(GOLDEN)/inputs/public_input.wav --output $(TALK)/reply.wav --timeline $(TALK)/timeline.jsonl
 
-test: build bundle vad ## every test: Rust, golden sessions, web client, browser, exporter
+test: build bundle vad $(CLIENTS)/.installed ## every test: Rust, golden sessions, web client, browser, exporter
 	@bash .ci/system-packages test
 	cargo test --release --locked --workspace
 	cd $(WEB) && npm test --silent
 	node --test --test-reporter=spec tests/browser/talk.mjs
+	$(CLIENTS)/bin/python -m pytest -q tests/interop
 	cd models && ../$(PY) -m pytest
+
+$(CLIENTS)/.installed: tests/interop/requirements.txt
+	python3 -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Python lint
 	cargo fmt --all --check
@@ -87,12 +94,12 @@ lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Py
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --workspace
 	python3 .ci/crate_boundaries.py
 	cd $(WEB) && npm run --silent check
-	$(VENV)/bin/ruff check models
-	$(VENV)/bin/ruff format --check models
+	$(VENV)/bin/ruff check models tests/interop
+	$(VENV)/bin/ruff format --check models tests/interop
 
 fmt: exporter ## format Rust and Python
 	cargo fmt --all
-	$(VENV)/bin/ruff format models
+	$(VENV)/bin/ruff format models tests/interop
 
 doc: ## open the API documentation
 	cargo doc --locked --no-deps --workspace --open

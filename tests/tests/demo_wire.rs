@@ -209,7 +209,7 @@ async fn a_prepare_that_comes_in_the_queue_is_kept() {
 async fn a_full_queue_and_a_busy_worker_close_with_1013() {
     let limits = Limits { queue: 1, ..Limits::default() };
     let server = Server::start(ScriptedBackend::new(1, &[]), limits).await;
-    let mut first = Client::at_gateway(&server, "adx_1").await;
+    let _first = Client::at_gateway(&server, "adx_1").await;
     // The worker role waits five seconds in the only place of the queue.
     let mut busy = Client::connect(&server, "/ws/duplex").await;
     let waiting = async {
@@ -227,7 +227,7 @@ async fn a_full_queue_and_a_busy_worker_close_with_1013() {
 #[tokio::test]
 async fn an_administrator_can_end_a_wait_and_close_a_page() {
     let server = start(1, &[]).await;
-    let mut first = Client::at_gateway(&server, "adx_1").await;
+    let _first = Client::at_gateway(&server, "adx_1").await;
     let mut second = Client::connect(&server, "/ws/duplex/adx_2").await;
     let ticket = second.hear_type("queued").await["ticket_id"].as_str().expect("a ticket").to_owned();
     let path = format!("/api/queue/{ticket}");

@@ -16,7 +16,7 @@ fn hello() -> ScriptedBackend {
     ScriptedBackend::new(2, &[Plan::Speak("hello"), Plan::End("world")])
 }
 
-fn start(extra: Value) -> Value {
+fn start(extra: &Value) -> Value {
     let mut session = json!({"model": "gpt-live-1"});
     session.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     json!({"type": "session.start", "session": session})
@@ -30,7 +30,7 @@ fn silence(seconds: f64) -> Value {
 
 async fn open(server: &Server, extra: Value) -> (Socket, Value) {
     let mut socket = server.connect(PATH).await;
-    socket.send(&start(extra)).await;
+    socket.send(&start(&extra)).await;
     let started = socket.until("session.started").await;
     (socket, started)
 }
@@ -147,7 +147,7 @@ async fn a_lost_connection_is_taken_up_where_it_broke() {
     socket.until("session.closed").await;
     server.idle().await;
     let mut late = server.connect(PATH).await;
-    late.send(&start(json!({"duologue": {"resume_token": token}}))).await;
+    late.send(&start(&json!({"duologue": {"resume_token": token}}))).await;
     assert_eq!(late.until("error").await["error"]["code"], "resume_expired");
 }
 
@@ -156,7 +156,7 @@ async fn who_waits_hears_of_it_and_comes_in() {
     let server = Server::start(ScriptedBackend::new(1, &[]), Limits::default()).await;
     let (mut first, _) = open(&server, json!({})).await;
     let mut second = server.connect(PATH).await;
-    second.send(&start(json!({"duologue": {}}))).await;
+    second.send(&start(&json!({"duologue": {}}))).await;
     let queued = second.until("duologue.queued").await;
     assert_eq!((queued["position"].as_u64(), queued["queue_length"].as_u64()), (Some(1), Some(1)));
     first.send(&json!({"type": "session.close"})).await;
@@ -228,7 +228,7 @@ async fn what_is_wrong_is_said_and_costs_nothing_else() {
     }
     socket.send_bytes(vec![1, 2, 3]).await;
     assert_eq!(socket.until("error").await["error"]["code"], "invalid_json");
-    socket.send(&start(json!({}))).await;
+    socket.send(&start(&json!({}))).await;
     assert_eq!(socket.until("error").await["error"]["code"], "already_started");
     // the resampler's filter keeps 10 ms back
     socket.send(&silence(1.1)).await;
@@ -247,7 +247,7 @@ async fn wishes_that_cannot_be_met_name_their_field() {
     ];
     for (session, param) in wrong {
         let mut socket = server.connect(PATH).await;
-        socket.send(&start(session)).await;
+        socket.send(&start(&session)).await;
         let error = socket.until("error").await;
         assert_eq!(error["error"]["param"], param, "{error}");
     }

@@ -281,7 +281,8 @@ impl Driver {
         }
         self.last_audio = now;
         let speaking = self.still.voice || self.pacer.playing(now);
-        if let Some(listener) = &mut self.listener {
+        // Before the session is ready nothing can be interrupted, and the client hears of nothing.
+        if let Some(listener) = self.listener.as_mut().filter(|_| self.prepared) {
             match listener.hear(now, &samples, speaking) {
                 Ok(actions) => actions.into_iter().for_each(|action| self.barge_in(action)),
                 Err(error) => return self.fail(&error),

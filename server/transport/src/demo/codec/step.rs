@@ -161,7 +161,7 @@ impl Step {
 }
 
 fn cost(time: Duration) -> Option<f64> {
-    (!time.is_zero()).then(|| time.as_secs_f64() * 1e3)
+    (!time.is_zero()).then_some(time.as_secs_f64() * 1e3)
 }
 
 fn count(number: usize) -> u32 {
