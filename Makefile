@@ -91,7 +91,7 @@ $(CLIENTS)/.installed: tests/interop/requirements.txt
 lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Python lint
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --workspace
+	RUSTDOCFLAGS=-Dwarnings cargo doc --release --locked --no-deps --workspace
 	python3 .ci/crate_boundaries.py
 	cd $(WEB) && npm run --silent check
 	$(VENV)/bin/ruff check models tests/interop
@@ -102,7 +102,7 @@ fmt: exporter ## format Rust and Python
 	$(VENV)/bin/ruff format models tests/interop
 
 doc: ## open the API documentation
-	cargo doc --locked --no-deps --workspace --open
+	cargo doc --release --locked --no-deps --workspace --open
 
 bench: ## micro benches of the host code (bench/reference compares unit times with the official code)
 	cargo bench --locked -p duologue-bench

@@ -31,8 +31,11 @@ export interface ConnectionHandlers {
 }
 
 const PING_MS = 2000;
-/** No answer for this long means the connection is gone, whatever the browser thinks. */
-const SILENT_LIMIT_MS = 9000;
+/**
+ * After so many pings without any message of the server the connection is gone, whatever the browser thinks. Counted,
+ * not timed: a computer that slept finds the messages of before still waiting.
+ */
+const UNANSWERED_LIMIT = 4;
 /** How long the server may take for its goodbye. */
 const GOODBYE_MS = 1500;
 
@@ -46,8 +49,9 @@ export class Connection {
   #started: StartedExtension | null = null;
   #reconnect: Reconnect | null = null;
   #lastEvent: EventNumber | null = null;
-  #lastHeard = 0;
   #pings = 0;
+  /** Pings since the last message. */
+  #unanswered = 0;
   #closed = false;
 
   constructor(options: ConnectionOptions, handlers: ConnectionHandlers) {
@@ -124,11 +128,11 @@ export class Connection {
       transport.close();
       throw error;
     }
-    this.#lastHeard = this.#options.clock.now();
+    this.#unanswered = 0;
   }
 
   #event(event: ServerEvent): void {
-    this.#lastHeard = this.#options.clock.now();
+    this.#unanswered = 0;
     const number = eventNumber(event.event_id);
     if (number !== null) {
       if (this.#lastEvent && !isAfter(number, this.#lastEvent)) return; // sent again after a resume, and handled before
@@ -158,9 +162,9 @@ export class Connection {
   }
 
   #ping(): void {
-    const now = this.#options.clock.now();
-    if (now - this.#lastHeard > SILENT_LIMIT_MS) return this.#lost("no answer from the server");
-    this.send({ type: "duologue.ping", id: `ping_${this.#pings++}`, t: now });
+    if (this.#unanswered >= UNANSWERED_LIMIT) return this.#lost("no answer from the server");
+    this.#unanswered += 1;
+    this.send({ type: "duologue.ping", id: `ping_${this.#pings++}`, t: this.#options.clock.now() });
   }
 
   async #failUnreachable(): Promise<void> {

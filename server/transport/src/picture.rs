@@ -14,7 +14,7 @@ pub enum PictureError {
     /// Another format.
     #[error("not a JPEG or PNG file")]
     Format,
-    /// Broken, or larger than [`MAX_SIDE`].
+    /// Broken, or too large; the message says the limit.
     #[error("{0}; pictures are JPEG or PNG of at most {MAX_SIDE} x {MAX_SIDE}")]
     Decode(#[from] image::ImageError),
 }

@@ -119,7 +119,7 @@ mod tests {
             }
             track.reply(ms(500), &[1000; 4800]).unwrap();
         });
-        assert_eq!(right, [0, 0, 0, 0, 0, 1000, 1000]);
+        assert_eq!(right, [0, 0, 0, 0, 0, 1000, 1000, 0, 0, 0]);
         assert!(left[1..9].iter().all(|level| (8000..8400).contains(level)), "{left:?}");
     }
 
