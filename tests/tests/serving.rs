@@ -19,6 +19,7 @@ use duologue_transport::http::auth::{ApiKey, KeyRing, hash_key};
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
 use duologue_transport::http::{AppState, Settings, router, tls};
+use duologue_transport::rtc::{IceServer, RtcConfig};
 use duologue_transport::{Limits, SessionManager};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -31,6 +32,17 @@ use tokio_tungstenite::{connect_async, tungstenite::protocol::frame::coding::Clo
 const KEY: &str = "a-key-that-nobody-guesses";
 const PATH: &str = "/v1/live/sessions";
 
+/// WebRTC with a server that anybody may use and one that has a password.
+fn webrtc() -> RtcConfig {
+    let ice = |address: &str, credential: Option<&str>| IceServer {
+        urls: vec![address.to_owned()],
+        username: credential.map(|_| "duologue".to_owned()),
+        credential: credential.map(str::to_owned),
+    };
+    let ice_servers = vec![ice("stun:stun.example.com", None), ice("turn:turn.example.com", Some("a-turn-password"))];
+    RtcConfig { ice_servers, ..RtcConfig::default() }
+}
+
 /// A server with one key, served as the program serves it.
 fn guarded(rates: RateLimits) -> String {
     let backend = ScriptedBackend::new(2, &[Plan::Speak("hello"), Plan::End("world")]);
@@ -42,7 +54,7 @@ fn guarded(rates: RateLimits) -> String {
         messages: duologue_proto::wire::Limits::default(),
         assets: |_| None,
         demo_pages: None,
-        webrtc: None,
+        webrtc: Some(webrtc()),
         recordings: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -98,6 +110,16 @@ async fn keys_and_secrets_open_the_door() {
     drop(socket(&address, &[("sec-websocket-protocol", &protocol)]).await.expect("a secret opens a session"));
     let (head, _) = request(&address, "POST", secrets, &[("authorization", &format!("Bearer {secret}"))], "").await;
     assert!(head.starts_with("http/1.1 401"), "a secret makes no secret: {head}");
+}
+
+#[tokio::test]
+async fn the_password_of_a_turn_server_is_for_those_with_a_key() {
+    let address = guarded(RateLimits::default());
+    let path = "/v1/duologue/config";
+    let (_, body) = request(&address, "GET", path, &[], "").await;
+    assert!(body.contains("stun.example.com") && !body.contains("a-turn-password"), "{body}");
+    let (_, body) = request(&address, "GET", path, &[("authorization", &format!("Bearer {KEY}"))], "").await;
+    assert!(body.contains("a-turn-password"), "{body}");
 }
 
 #[tokio::test]

@@ -346,11 +346,17 @@ async fn client_secret(
     }
 }
 
-/// What the web client needs before it connects.
-async fn config(State(state): State<AppState>) -> Json<ConfigResponse> {
+/// What the web client needs before it connects. Whoever has no key sees no credentials of a TURN server.
+async fn config(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Json<ConfigResponse> {
+    let trusted = state.admit(&headers, &uri, peer).is_ok();
     let info = state.manager().backend().info();
     Json(ConfigResponse {
-        ice_servers: state.webrtc().map(ice_servers).unwrap_or_default(),
+        ice_servers: state.webrtc().map(|config| ice_servers(config, trusted)).unwrap_or_default(),
         transports: match state.webrtc() {
             Some(_) => vec![Transport::Webrtc, Transport::Websocket],
             None => vec![Transport::Websocket],
@@ -367,13 +373,13 @@ async fn config(State(state): State<AppState>) -> Json<ConfigResponse> {
     })
 }
 
-fn ice_servers(config: &RtcConfig) -> Vec<IceServer> {
+fn ice_servers(config: &RtcConfig, trusted: bool) -> Vec<IceServer> {
     let to_wire = |server: &crate::rtc::IceServer| IceServer {
         urls: server.urls.clone(),
         username: server.username.clone(),
         credential: server.credential.clone(),
     };
-    config.ice_servers.iter().map(to_wire).collect()
+    config.ice_servers.iter().filter(|server| trusted || server.credential.is_none()).map(to_wire).collect()
 }
 
 /// Whether a load balancer may send more sessions here.
