@@ -6,6 +6,7 @@
 //! 4. The same seed gives the same reply, byte by byte.
 //! 5. A reader of the printed lines that goes away (`| head`) does not cost the reply.
 //! 6. `doctor` and `check` find nothing wrong with this machine and the golden bundle.
+//! 7. `check` prints the configuration in force with the source of each value, and hides keys.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -123,4 +124,23 @@ fn doctor_and_check_find_nothing_wrong() {
     ] {
         assert!(check.contains(part), "{part:?} is missing in {check}");
     }
+}
+
+#[test]
+fn check_prints_the_configuration_in_force() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../server/duologue.example.toml");
+    let key = "0123456789abcdef";
+    let output = command(&["check", "--config", example, "--slots", "2"])
+        .env("DUOLOGUE_AUTH_KEYS", format!("phone:{key}"))
+        .env_remove("DUOLOGUE_BUNDLE")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let source = |setting: &str| printed.lines().find(|line| line.starts_with(setting)).unwrap_or_default();
+    assert!(source("slots = 2").ends_with("# flag --slots"), "{printed}");
+    assert!(source("queue = ").ends_with("duologue.example.toml"), "{printed}");
+    assert!(source("keys = ").ends_with("# environment variable DUOLOGUE_AUTH_KEYS"), "{printed}");
+    assert!(source("# bundle is not set").ends_with("# default"), "{printed}");
+    assert!(!printed.contains(key), "{printed}");
 }

@@ -210,13 +210,14 @@ impl RecordingConfig {
 pub struct LogConfig {
     /// text or json.
     pub format: LogFormat,
-    /// error, warn, info, debug or trace, also by module (`info,duologue_transport=debug`).
+    /// error, warn, info, debug or trace, also by module (`info,duologue_transport=debug`). ONNX Runtime says a line per
+    /// graph at info, so it is asked for warnings only.
     pub level: String,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: "info,ort=warn".to_owned() }
     }
 }
 
