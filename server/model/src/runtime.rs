@@ -330,7 +330,14 @@ fn create_environment(library: &Path) -> Result<Environment> {
         .build()
         .map_err(|error| unusable(error.message().to_owned()))?;
     environment.set_log_level(LogLevel::Warning);
+    register_operators(&environment).map_err(|error| unusable(error.message().to_owned()))?;
     Ok(environment)
+}
+
+/// Makes the process's first session. It enters the domain of our operators into a table of the whole process, by a look
+/// and an insert that two sessions made at once can interleave; the second insert is an error. Later ones find the entry.
+fn register_operators(environment: &Environment) -> ort::Result<()> {
+    Session::builder(environment)?.with_operators(operators::domain()?)?.commit_from_memory(PROBE).map(drop)
 }
 
 #[cfg(test)]
