@@ -249,7 +249,9 @@ class Hearing(nn.Module):
             x = torch.where(batch["audio"][..., None] >= 0, rows.gather(1, index), x)
         hidden = self.llm.model(x)
         chosen = batch["targets"] >= 0
-        logits, targets, weights = self.llm.lm_head(hidden[chosen]), batch["targets"][chosen], batch["weights"][chosen]
+        # Training multiplies in bfloat16; a loss needs more digits.
+        logits, targets = self.llm.lm_head(hidden[chosen]).float(), batch["targets"][chosen]
+        weights = batch["weights"][chosen]
         losses = F.cross_entropy(logits, targets, reduction="none")
         right = logits.argmax(-1) == targets
         loss = (losses * weights).sum() / weights.sum()
@@ -257,7 +259,7 @@ class Hearing(nn.Module):
             return loss, None, {"chat": right.float().mean().item()}
         words = weights == 1
         accuracy = {"word": right[words].float().mean().item() if words.any() else 1.0}
-        phones = self.phones(encoded).split([len(names) for names in PHONES], -1)
+        phones = self.phones(encoded).float().split([len(names) for names in PHONES], -1)
         parts = [
             F.cross_entropy(p.transpose(1, 2), batch["phones"][:, i], ignore_index=-100) for i, p in enumerate(phones)
         ]

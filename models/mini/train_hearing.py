@@ -73,7 +73,8 @@ class Trainer:
     def train(self, batch: dict, rate: float) -> dict[str, float]:
         """One step; returns what to log."""
         tensors = {name: tensor(value) for name, value in batch.items()}
-        loss, phones, accuracy = self.model(tensors)
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
+            loss, phones, accuracy = self.model(tensors)
         total = loss if phones is None else loss + PHONE_WEIGHT * phones
         self.optimizer.zero_grad()
         total.backward()
