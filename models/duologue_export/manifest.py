@@ -141,6 +141,7 @@ def _voice() -> dict:
         "s3_mels": 128,
         "fbank_mels": 80,
         "mel24": {"n_fft": 1920, "hop": 480, "n_mels": 80, "f_max_hz": 8000},
+        "fixed": False,
     }
 
 

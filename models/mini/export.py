@@ -31,6 +31,7 @@ CHANGES = {
     "sampling": {"decode_mode": "greedy", "repetition_penalty": 1.0, "length_penalty": 1.0},
     "tts": {"temperature": 0.05, "repetition_penalty": 1.0},
     "token2wav": {"silence_token": SILENT_CODE},
+    "voice": {"fixed": True},
 }
 # The voice prompt is silence (see `checkpoint`); the exporter takes nothing shorter.
 PROMPT_S = 1.0

@@ -76,7 +76,10 @@ def decode(model: Hearing, vocabulary: Vocabulary, session: Session) -> list[lis
     units, turn_open = [], False
     for index in range(len(session.units)):
         span = rows[:, index * ROWS_PER_UNIT : (index + 1) * ROWS_PER_UNIT]
-        token, unit = feed(torch.cat([embed(ids["<unit>"]), span], 1)), []
+        rows_in = [embed(ids["<unit>"]), span]
+        if index in session.typed:
+            rows_in.append(embed(*vocabulary.encode_typed(session.typed[index])))
+        token, unit = feed(torch.cat(rows_in, 1)), []
         for step in range(_MOST_STEPS):
             if token == ids["<|listen|>"] and turn_open:
                 # The server does not let an open turn listen (server/session/src/dialogue.rs).

@@ -4,6 +4,7 @@
     <unit> 10 audio rows  <|listen|> </unit>
     <unit> 10 audio rows  <|speak|> hello , how <|chunk_eos|> </unit>
     <unit> 10 audio rows  <|speak|> are you <|turn_eos|> <|chunk_eos|> </unit>
+    <unit> 10 audio rows  what is your name  <|speak|> my name is <|chunk_eos|> </unit>      (typed)
 
 The voice prompt's rows between audio_start and audio_end are absent: the reply voice is fixed. With "Transcribe." as
 the system prompt the answer is what the user said. A written question is a chat:
@@ -94,6 +95,8 @@ def example(session: Session, vocabulary: Vocabulary) -> Example:
         writer.put(vocabulary.ids["<unit>"])
         for row in range(ROWS_PER_UNIT):
             writer.put(0, index * ROWS_PER_UNIT + row)
+        for token in vocabulary.encode_typed(session.typed.get(index, "")):
+            writer.put(token)
         for item in unit:
             writer.predict(vocabulary.id(item), LISTEN_WEIGHT if unit is LISTEN else 1.0)
         writer.put(vocabulary.ids["</unit>"])

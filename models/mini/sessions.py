@@ -8,7 +8,8 @@ The rules that the units follow:
 - a user who begins to talk into an answer with a question or a "stop" is listened to from the unit on that holds 0.4 s
   of it: that unit is turn_eos, listen (what the server also feeds when a client forces it to listen);
 - short words of agreement, a distant second speaker, the model's own voice in the microphone, noise and music change
-  nothing.
+  nothing;
+- a question can be typed: it follows the audio of a unit, which is the first that speaks.
 """
 
 import random
@@ -25,6 +26,8 @@ LISTEN = ["<|listen|>"]
 INTERRUPTED = ["<|turn_eos|>", "<|listen|>"]
 HANG_S = 0.2
 HEARD_S = 0.4
+# Part of the questions that are typed.
+TYPED = 0.07
 KINDS = {"one": 52, "two": 16, "talk": 5, "long": 2.5, "interrupted": 14, "noise": 10}
 
 
@@ -42,18 +45,22 @@ class Exchange:
 @dataclass
 class Session:
     """`units[i]`: what the model should produce in unit i, without `</unit>`. `phones`: as in `Utterance`, in stream
-    seconds."""
+    seconds. `typed`: questions that were typed, by the unit that they reach."""
 
     kind: str
     stream: np.ndarray
     units: list[list[str]]
     exchanges: list[Exchange] = field(default_factory=list)
     phones: list[tuple[float, float, int, int]] = field(default_factory=list)
+    typed: dict[int, str] = field(default_factory=dict)
 
     def first(self, units: int) -> "Session":
         """The session as it stands after `units` units."""
         phones = [phone for phone in self.phones if phone[0] < units]
-        return Session(self.kind, self.stream[: stream_samples(units)], self.units[:units], self.exchanges, phones)
+        typed = {unit: text for unit, text in self.typed.items() if unit < units}
+        return Session(
+            self.kind, self.stream[: stream_samples(units)], self.units[:units], self.exchanges, phones, typed
+        )
 
 
 class Director:
@@ -102,6 +109,7 @@ class _Scene:
         self.kind = kind
         self.units: list[list[str]] = []
         self.exchanges: list[Exchange] = []
+        self.typed: dict[int, str] = {}
         self._clips: list[tuple[float, Utterance, float]] = []
         self._quiet: list[tuple[float, np.ndarray]] = []
         self._memory = world.Memory()
@@ -132,9 +140,12 @@ class _Scene:
             last = index == turns - 1
             interrupt = not last and draw.random() < {"interrupted": 1.0, "long": 0.2, "talk": 0.2}.get(self.kind, 0)
             turn = self._choose(long=interrupt, stops=broken is not None)
-            span = self.place(turn, start)
-            # The unit that breaks off can not be the one that answers.
-            unit = self.listen_until(span, len(self.units))
+            if self.kind != "interrupted" and broken is None and draw.random() < TYPED:
+                unit, span = self._type(turn, start)
+            else:
+                span = self.place(turn, start)
+                # The unit that breaks off can not be the one that answers.
+                unit = self.listen_until(span, len(self.units))
             self.exchanges.append(Exchange(turn, *span, unit, broken))
             turn.remember(self._memory)
             spoken_units = self._director._pace.units(turn.answer) if turn.answer else []
@@ -153,6 +164,13 @@ class _Scene:
                 self._agree(unit, len(spoken_units))
             start = len(self.units) + draw.uniform(0.05, 1.3) + (draw.randint(0, 3) if draw.random() < 0.2 else 0)
         self.units += [LISTEN] * draw.choice((0, 1, 1, 2))
+
+    def _type(self, turn: world.Turn, start: float) -> tuple[int, tuple[float, float]]:
+        """A typed question -> (the unit that it reaches and that answers, its (start, end))."""
+        unit = max(int(start), len(self.units))
+        self.units += [LISTEN] * (unit - len(self.units))
+        self.typed[unit] = turn.question + ("?" if self._draw.random() < 0.2 else "")
+        return unit, (float(unit), unit + 1.0 - HANG_S)
 
     def _choose(self, long: bool, stops: bool) -> world.Turn:
         draw = self._draw
@@ -238,7 +256,7 @@ class _Scene:
             for at, utterance, _ in self._clips
             for start, end, engine, phone in utterance.phones
         ]
-        return Session(self.kind, np.clip(stream, -1, 1), self.units, self.exchanges, phones)
+        return Session(self.kind, np.clip(stream, -1, 1), self.units, self.exchanges, phones, self.typed)
 
 
 def _add(stream: np.ndarray, samples: np.ndarray, at: float) -> None:

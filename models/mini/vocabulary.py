@@ -80,6 +80,14 @@ class Vocabulary:
         """Ids of words and commas separated by blanks; a comma may cling to its word."""
         return [self.id(item) for item in text.replace(",", " ,").split()]
 
+    def encode_typed(self, text: str) -> list[int]:
+        """Ids of any text in lower case as the tokenizer finds them: words of this vocabulary, else bytes."""
+        out: list[int] = []
+        for item in text.replace(",", " ,").replace("?", " ?").split():
+            piece = item if item in (",", "?") else BLANK + item
+            out += [self.ids[piece]] if piece in self.ids else [self.ids[letter] for letter in piece]
+        return out
+
     @cached_property
     def names(self) -> dict[int, str]:
         """What `id` takes, by id; bytes and prompt words are absent."""

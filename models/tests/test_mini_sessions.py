@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from mini import facts, world
 from mini.batches import grouped, written
+from mini.checkpoint import write_tokenizer
 from mini.engines import Speech
 from mini.features import LEAD_SAMPLES, stream_samples
 from mini.layout import IGNORED, chat, collate, example, system_prompt
@@ -113,6 +115,29 @@ def test_turns_are_closed_and_noise_is_never_answered(sessions):
             speaking = "<|speak|>" in unit and "<|turn_eos|>" not in unit
         assert session.kind != "noise" or all(unit is LISTEN for unit in session.units)
         assert not speaking
+
+
+def test_a_typed_question_follows_the_audio_of_the_unit_that_answers(sessions, vocabulary):
+    typed = [s for s in sessions if s.typed]
+    assert typed
+    for session in typed:
+        by_unit = {e.unit: e for e in session.exchanges}
+        built = example(session, vocabulary)
+        starts = np.flatnonzero(built.ids == vocabulary.ids["<unit>"])
+        for unit, text in session.typed.items():
+            assert text.rstrip("?") == by_unit[unit].turn.question
+            ids = vocabulary.encode_typed(text)
+            first = starts[unit] + 11
+            assert built.ids[first : first + len(ids)].tolist() == ids
+            assert (built.targets[first : first + len(ids) - 1] == IGNORED).all()
+            assert built.targets[first + len(ids) - 1] == vocabulary.id(session.units[unit][0])
+
+
+def test_typed_text_is_read_as_the_tokenizer_reads_it(vocabulary, tmp_path):
+    write_tokenizer(tmp_path, vocabulary)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ["what is your name?", "tell me a joke", "who is the president", "repeat apple, zebra"]:
+        assert tokenizer.encode(" " + text, add_special_tokens=False).ids == vocabulary.encode_typed(text)
 
 
 def test_interruptions_are_heard_before_they_count(sessions):

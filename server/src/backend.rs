@@ -80,7 +80,7 @@ fn info(bundle: &Bundle, slots: usize) -> Result<BackendInfo> {
         duplex: manifest.duplex.clone(),
         output_rate_hz: output_rate_hz(manifest),
         voices: manifest.voices.iter().map(|voice| voice.name.clone()).collect(),
-        cloning: manifest.voice.is_some().then(|| voice_seconds(manifest)),
+        cloning: manifest.clones_voices().then(|| voice_seconds(manifest)),
         vision: manifest.vision.is_some(),
         default_instructions: manifest.prompt.default_system_prompt.clone(),
         context_tokens: manifest.llm.kv_capacity,
@@ -119,7 +119,7 @@ impl Backend for EngineBackend {
             prompt: PrepareWork {
                 prefix: encode(&manifest.prompt.prefix),
                 suffix: encode(&manifest.prompt.suffix),
-                reference: reference.filter(|_| manifest.apm.is_some()),
+                reference: reference.filter(|_| manifest.hears_reference()),
                 voice: voice.filter(|_| config.speech.is_some()),
             },
             source_noise: request.mode == Mode::Live,

@@ -422,6 +422,10 @@ pub struct VoiceBlock {
     pub fbank_mels: usize,
     /// The vocoder's mel.
     pub mel24: Mel24,
+    /// The bundle speaks with one voice, whatever reference it is given: other recordings are refused, and no reference
+    /// is put in front of the LLM, which was not trained on one.
+    #[serde(default)]
+    pub fixed: bool,
 }
 
 /// Mel of the vocoder, at its sample rate.
@@ -449,6 +453,16 @@ pub struct VoiceEntry {
 }
 
 impl Manifest {
+    /// Whether the bundle speaks with the voice of a reference recording.
+    pub fn clones_voices(&self) -> bool {
+        self.voice.as_ref().is_some_and(|voice| !voice.fixed)
+    }
+
+    /// Whether the reference recording is put in front of the LLM too.
+    pub fn hears_reference(&self) -> bool {
+        self.apm.is_some() && self.voice.as_ref().is_none_or(|voice| !voice.fixed)
+    }
+
     /// Rules between fields.
     ///
     /// # Errors

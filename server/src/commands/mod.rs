@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use duologue_audio::{Pcm, resample, wav};
 use duologue_model::{Bundle, Manifest};
 
@@ -34,7 +34,15 @@ fn reference_voice(bundle: &Bundle, wav: Option<&Path>) -> Result<Option<Arc<Pcm
         return Ok(None);
     }
     let path = match wav {
-        Some(path) => path.to_path_buf(),
+        Some(path) => {
+            ensure!(
+                manifest.clones_voices() || manifest.tts.is_none(),
+                "the bundle {} has one voice of its own and cannot take another; leave {} out",
+                manifest.name,
+                path.display()
+            );
+            path.to_path_buf()
+        }
         None => bundle.voice(None)?,
     };
     let seconds = voice_seconds(manifest);

@@ -75,7 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         prompt: PrepareWork {
             prefix: encode(&prompt.prefix),
             suffix: encode(&prompt.suffix),
-            reference: voice.clone(),
+            reference: voice.clone().filter(|_| manifest.hears_reference()),
             voice: voice.filter(|_| config.speech.is_some()),
         },
         source_noise: mode == Mode::Live,
