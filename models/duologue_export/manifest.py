@@ -56,6 +56,8 @@ def base_manifest(checkpoint: Checkpoint, name: str, precision: str, target: str
             "suffix": "<|audio_end|><|im_end|>",
             "default_system_prompt": "Streaming Omni Conversation.",
             "previous_marker": "\n\nprevious: ",
+            # The official duplex loop never reads text.
+            "typed": None,
         },
         # Defaults of the duplex view (4071-4078, 4276-4294) and of streaming_generate (4958-4970, 5084).
         "duplex": {

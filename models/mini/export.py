@@ -27,6 +27,7 @@ from mini.voice import Speaking
 NAME = "duologue-mini"
 KV_CAPACITY = 4096
 CHANGES = {
+    "prompt": {"typed": "lower_case"},
     "duplex": {"force_listen_count": 0},
     "sampling": {"decode_mode": "greedy", "repetition_penalty": 1.0, "length_penalty": 1.0},
     "tts": {"temperature": 0.05, "repetition_penalty": 1.0},

@@ -3,7 +3,7 @@ on.
 
 Every session of `judge_hearing`'s sets is written as a wav, answered by `duologue talk`, and its timeline is counted
 the same way. The festival set (`ked`) is made by an engine that training never sees. With `--assert` the floors below
-must be reached.
+must be reached. With `--checkpoints` the PyTorch code hears the same sessions, and every unit must be the same.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mini import judge_hearing, world
 from mini.engines import festival
+from mini.export import load
 from mini.features import LEAD_SAMPLES, RATE_HZ, stream_samples
 from mini.judge_hearing import Tally
 from mini.pace import Pace
@@ -87,6 +88,17 @@ def answer(binary: Path, bundle: Path, session: Session, folder: Path) -> tuple[
     return units, lines
 
 
+def same_units(engine: list[list[str]], torch_units: list[list[str]]) -> bool:
+    """Whether both decided alike in every unit and said the same words. The timeline of the engine has words, no tokens
+    of units' ends."""
+
+    def plain(unit: list[str]) -> tuple[bool, bool, list[str]]:
+        words = [item for item in unit if not item.startswith("<")]
+        return "<|speak|>" in unit, "<|turn_eos|>" in unit, words
+
+    return [plain(unit) for unit in engine] == [plain(unit) for unit in torch_units]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m mini judge`."""
     parser.add_argument("--bundle", type=Path, required=True)
@@ -95,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=100, help="sessions per set")
     parser.add_argument("--set", action="append", dest="sets", help="only this set; repeatable")
     parser.add_argument("--assert", action="store_true", dest="check", help="fail below the floors")
+    parser.add_argument("--checkpoints", type=Path, help="compare with these trained parts in PyTorch")
     parser.add_argument("--errors", type=int, default=0, help="print this many wrong answers per set")
 
 
@@ -102,7 +115,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints a JSON report; 1 when a floor is missed and `--assert` is given."""
     vocabulary = Vocabulary()
     pace = Pace.load(args.work / "pace.json", vocabulary.words)
-    report, missed, busy_ms, heard_s = {}, [], 0.0, 0
+    report, missed, busy_ms, heard_s, compared, same = {}, [], 0.0, 0, 0, 0
+    hearing = load(args.checkpoints, vocabulary)[0] if args.checkpoints else None
     with tempfile.TemporaryDirectory() as folder:
         for name in args.sets or [*judge_hearing.SETS, "ked"]:
             sessions = ked_sessions(args.count) if name == "ked" else judge_hearing.sessions(pace, name, args.count)
@@ -110,6 +124,9 @@ def run(args: argparse.Namespace) -> int:
             for session in tqdm(sessions, desc=name, disable=None):
                 units, lines = answer(args.binary, args.bundle, session, Path(folder))
                 tally.add(session, units)
+                if hearing is not None:
+                    compared += 1
+                    same += same_units(units, judge_hearing.decode(hearing, vocabulary, session))
                 busy_ms += sum(line["cost_ms"]["unit"] for line in lines)
                 heard_s += len(lines)
             report[name] = tally.report()
@@ -120,6 +137,10 @@ def run(args: argparse.Namespace) -> int:
                 if value > floor if figure == "early" else value < floor:
                     missed.append(f"{name} {figure} {value} (floor {floor})")
     report["rtf"] = round(busy_ms / 1e3 / max(1, heard_s), 3)
+    if compared:
+        report["same_as_torch"] = {"sessions": compared, "same": same}
+        if same < compared:
+            missed.append(f"{compared - same} of {compared} sessions differ from PyTorch")
     report["missed"] = missed
     print(json.dumps(report, indent=1))
     return 1 if args.check and missed else 0

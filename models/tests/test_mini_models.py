@@ -135,7 +135,7 @@ def test_the_checkpoint_is_complete_and_its_tokenizer_agrees(folder, vocabulary,
 
 
 def test_manifest_changes_name_entries_that_exist():
-    sections = {"duplex", "sampling", "tts", "token2wav", "voice"}
+    sections = {"prompt", "duplex", "sampling", "tts", "token2wav", "voice"}
     assert set(CHANGES) == sections and json.dumps(CHANGES)
 
 

@@ -33,7 +33,7 @@ pub enum Plan {
     Panic,
 }
 
-/// Opens sessions that all follow one script; behind its end they listen.
+/// Opens sessions that all follow one script; behind its end they listen. A typed question is said back in one unit.
 #[derive(Debug)]
 pub struct ScriptedBackend {
     info: BackendInfo,
@@ -66,6 +66,7 @@ impl ScriptedBackend {
             voices: vec!["default".into()],
             cloning: Some(0.5..=10.0),
             vision: true,
+            typed: true,
             default_instructions: "You are a script.".into(),
             context_tokens: 8192,
         };
@@ -146,10 +147,10 @@ impl BackendSession for ScriptedSession {
                 let report = PreparedReport { kv_len: 50, took: Duration::ZERO };
                 self.answer(Duration::ZERO, vec![Ok(Input::Prepared(report))]);
             }
-            Work::Unit { unit, turn, force_listen, frames, .. } => {
+            Work::Unit { unit, turn, force_listen, frames, text, .. } => {
                 let plan = self.script.pop_front().unwrap_or(Plan::Listen);
                 let plan = if force_listen { Plan::Listen } else { plan };
-                self.answer(self.unit_time, answers_of(plan, unit, turn, frames.len()));
+                self.answer(self.unit_time, answers_of(plan, unit, turn, frames.len(), &text));
             }
             Work::Fence { .. } | Work::Release => {}
         }
@@ -161,8 +162,15 @@ impl BackendSession for ScriptedSession {
     }
 }
 
-fn answers_of(plan: Plan, unit: UnitId, turn: TurnId, vision_slices: usize) -> Vec<Result<Input, BackendError>> {
+fn answers_of(
+    plan: Plan,
+    unit: UnitId,
+    turn: TurnId,
+    vision_slices: usize,
+    typed: &str,
+) -> Vec<Result<Input, BackendError>> {
     let (text, speech) = match plan {
+        _ if !typed.is_empty() => (typed, SpeechOrder::EndTurn),
         Plan::Listen => ("", SpeechOrder::None),
         Plan::Speak(text) => (text, SpeechOrder::Continue),
         Plan::End(text) => (text, SpeechOrder::EndTurn),

@@ -1,5 +1,6 @@
 //! Sessions run in this process, several at a time.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use duologue_audio::wav;
@@ -11,8 +12,13 @@ use crate::{bundle, golden};
 
 /// An engine on the golden bundle.
 pub fn engine(slots: usize) -> Engine {
+    engine_on(&bundle(), slots)
+}
+
+/// An engine on the bundle in a folder.
+pub fn engine_on(folder: &Path, slots: usize) -> Engine {
     let runtime = Runtime::load(&RuntimeOptions { library: None, device: DeviceChoice::Cpu, threads: 1 }).unwrap();
-    let bundle = Bundle::open(&bundle()).unwrap();
+    let bundle = Bundle::open(folder).unwrap();
     Engine::start(&runtime, &bundle, EngineOptions { slots, start_noise: None }).unwrap()
 }
 

@@ -198,6 +198,18 @@ async fn the_stop_button_flushes_and_the_next_unit_listens() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_typed_question_stops_the_reply_and_is_answered() {
+    let manager = manager(ScriptedBackend::new(1, &[Plan::Speak("one"), Plan::Speak("two")]), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(1500, 0.0).await;
+    client.send(SessionCommand::Text("what is new".into())).await;
+    client.mic(2000, 0.0).await;
+    let script = client.script();
+    assert!(script.contains(&"1500 flush before 1 Client".to_owned()), "{script:#?}");
+    assert!(script.contains(&"3000 unit 2 says what is new".to_owned()), "unit 1 closes the turn: {script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_client_comes_back_and_misses_nothing() {
     let plans = [Plan::Speak("one"), Plan::End("two")];
     let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());

@@ -157,6 +157,7 @@ export class App {
         if (session?.resumes === 0) this.#liveSince = performance.now();
         if (this.#fellBack && session?.resumes === 0) this.#page.remark("WebRTC could not connect, so this goes over WebSocket.");
         this.#page.conversation();
+        this.#page.typing(session?.info?.started?.bundle.typed === true);
         this.#page.recording(Boolean(session?.info?.started?.recording_id));
         return this.#showLive();
       case "reconnecting":
@@ -203,6 +204,7 @@ export class App {
     this.#replyMeter.clear();
     this.#userMeter.clear();
     this.#page.recording(false);
+    this.#page.typing(false);
   }
 
   #unit(unit: ServerEventOf<"duologue.unit">): void {
@@ -312,6 +314,7 @@ export class App {
       m: () => this.#mute(),
       i: () => this.#session?.interrupt(),
       l: () => this.#session?.forceListen(),
+      t: () => this.#page.focusTyping(),
       f: () => this.#showFigures(),
       s: () => this.#sheet.open(),
     };
@@ -323,6 +326,7 @@ export class App {
     click("show-figures", actions.f);
     click("open-settings", actions.s);
     click("problem-settings", () => this.#sheet.open(this.#problem?.code === "unauthorized" ? "key" : "microphone"));
+    this.#page.onTyped((text) => this.#session?.type(text));
     click("save-recording", () => void this.#saveRecording());
     click("save-transcript", () => {
       const text = this.#session?.captions.toText() ?? "";

@@ -98,7 +98,7 @@ export class Captions {
       return;
     }
     const last = this.items.at(-1);
-    if (last?.kind === "user" && last.endMs !== null && atMs - last.endMs < SAME_VOICE_MS) {
+    if (last?.kind === "user" && last.text === "" && last.endMs !== null && atMs - last.endMs < SAME_VOICE_MS) {
       last.endMs = null;
       return;
     }
@@ -109,6 +109,11 @@ export class Captions {
     const last = this.items.findLast((item) => item.kind === "user");
     if (last) last.text += text;
     else this.#add({ kind: "user", startMs, endMs, text });
+  }
+
+  /** What the user typed at this time. */
+  typed(text: string, atMs: number): void {
+    this.#add({ kind: "user", startMs: atMs, endMs: atMs, text });
   }
 
   note(text: string): void {

@@ -116,6 +116,13 @@ export class Session {
     this.#connection.send({ type: "duologue.interrupt" });
   }
 
+  /** A typed question; it stops the reply. */
+  type(text: string): void {
+    this.#connection.send({ type: "duologue.input_text.append", text });
+    this.captions.typed(text, this.#options.clock.now());
+    this.#listener.captions();
+  }
+
   useTrack(track: MediaStreamTrack): Promise<void> {
     return this.#transport?.useTrack(track) ?? Promise.resolve();
   }

@@ -286,7 +286,7 @@ function startedExtension() {
     unit_ms: 1000,
     input_rate: 16000,
     output_rate: 24000,
-    bundle: { name: "mini", precision: "int8", sha256: "00", random_weights: false },
+    bundle: { name: "mini", precision: "int8", sha256: "00", random_weights: false, typed: true },
     recording_id: null,
     voices: [],
     limits: { max_session_s: 600, idle_s: 60 },

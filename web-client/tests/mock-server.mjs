@@ -31,7 +31,7 @@ function config({ scenario }) {
   return {
     ice_servers: [],
     transports: ["webrtc", "websocket"],
-    bundle: { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: Boolean(scenario.random) },
+    bundle: { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: Boolean(scenario.random), typed: true },
     voices: ["default", "anna", "ben"],
     max_upload_bytes: 4194304,
     recording: { available: true, retention_days: 7 },

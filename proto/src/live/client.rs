@@ -23,6 +23,8 @@ const MAX_FIXTURE_S: f64 = 30.0;
 
 /// Longest text id of a ping, in bytes; it is echoed.
 const MAX_PING_ID_LENGTH: usize = 64;
+/// A typed question: some sentences.
+const MAX_TYPED_BYTES: usize = 500;
 
 wire_events! {
     /// What a client can say.
@@ -61,6 +63,8 @@ wire_events! {
         "duologue.ping" => Ping(Ping),
         /// A picture for the current unit.
         "duologue.input_frame.append" => InputFrameAppend(InputFrameAppend),
+        /// A typed question.
+        "duologue.input_text.append" => InputTextAppend(InputTextAppend),
     }
 }
 
@@ -118,6 +122,7 @@ impl ClientEvent {
             }
             Self::Ping(ping) => ping.check(),
             Self::InputFrameAppend(frame) => at_most("image", "an image", frame.image.0.len(), limits.max_image_bytes),
+            Self::InputTextAppend(typed) => typed.check(),
             Self::InputAudioMute(_)
             | Self::InputAudioUnmute(_)
             | Self::SessionClose(_)
@@ -254,4 +259,20 @@ pub enum PingId {
 pub struct InputFrameAppend {
     /// JPEG or PNG file.
     pub image: Base64,
+}
+
+/// `duologue.input_text.append`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputTextAppend {
+    /// What the user typed.
+    pub text: String,
+}
+
+impl InputTextAppend {
+    fn check(&self) -> Result<(), WireError> {
+        if self.text.trim().is_empty() {
+            return Err(WireError::invalid("text", "nothing is typed"));
+        }
+        at_most("text", "a typed question", self.text.len(), MAX_TYPED_BYTES)
+    }
 }

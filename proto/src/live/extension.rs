@@ -167,6 +167,8 @@ pub struct BundleInfo {
     pub sha256: String,
     /// The weights are random: speech is noise.
     pub random_weights: bool,
+    /// The model reads typed questions.
+    pub typed: bool,
 }
 
 /// When a session ends by itself.

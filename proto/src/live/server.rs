@@ -428,6 +428,8 @@ pub enum DroppedKind {
     Unit,
     /// A picture.
     Frame,
+    /// A typed question.
+    Text,
 }
 
 /// `duologue.draining`.

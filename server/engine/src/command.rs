@@ -91,6 +91,8 @@ pub struct UnitWork {
     pub audio: Vec<f32>,
     /// Video frames.
     pub frames: Vec<Frame>,
+    /// What the user typed, in the form that the model reads; empty if nothing.
+    pub text: String,
     /// Listen whatever the model wants.
     pub force_listen: bool,
     /// When the unit must be finalized.
@@ -124,6 +126,7 @@ pub(crate) struct UnitInput {
     pub images: Vec<Vec<Vec<f32>>>,
     /// [n, hidden]
     pub audio: Vec<f32>,
+    pub text: String,
     pub apm_kv: [usize; 2],
     /// Front stages so far.
     pub timings: UnitTimings,

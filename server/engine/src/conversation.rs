@@ -19,6 +19,8 @@ pub struct UnitInput {
     pub audio: Vec<f32>,
     /// Video frames of the unit.
     pub frames: Vec<Frame>,
+    /// What the user types.
+    pub text: String,
     /// Listen whatever the model wants.
     pub force_listen: bool,
 }
@@ -115,6 +117,9 @@ impl Conversation {
         let pending = Pending::new(Instant::now());
         if input.force_listen {
             self.core.handle(self.begin.elapsed(), Input::ForceListen);
+        }
+        if !input.text.is_empty() {
+            self.core.handle(self.begin.elapsed(), Input::Text(input.text));
         }
         for frame in input.frames {
             self.core.handle(self.begin.elapsed(), Input::Frame(frame));

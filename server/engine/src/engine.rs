@@ -240,7 +240,7 @@ impl SessionHandle {
     /// dropping the handle.
     ///
     /// # Errors
-    /// [`EngineError::Stopped`].
+    /// [`EngineError::Stopped`], [`EngineError::TypedText`].
     pub fn perform(&mut self, work: Work, clock_zero: Instant) -> Result<(), EngineError> {
         let slot = self.slot;
         match work {
@@ -248,11 +248,16 @@ impl SessionHandle {
                 let work = self.prompt.take().expect("a session is prepared once. This is a bug.");
                 self.send(FrontCommand::Prepare { slot, work })
             }
-            Work::Unit { unit, turn, audio, frames, force_listen, ready_at } => {
+            Work::Unit { unit, turn, audio, frames, text, force_listen, ready_at } => {
                 let deadline = clock_zero + ready_at + self.chunk;
+                let text = match self.inner.bundle.manifest().prompt.typed {
+                    _ if text.is_empty() => text,
+                    Some(form) => form.write(&text),
+                    None => return Err(EngineError::TypedText),
+                };
                 self.send(FrontCommand::Unit {
                     slot,
-                    work: UnitWork { unit, turn, audio, frames, force_listen, deadline },
+                    work: UnitWork { unit, turn, audio, frames, text, force_listen, deadline },
                 })
             }
             Work::Fence { turn } => {

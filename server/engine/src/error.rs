@@ -64,6 +64,9 @@ pub enum EngineError {
         /// Switch of the checkpoint's config.json.
         switch: &'static str,
     },
+    /// The model was not taught to read what is typed.
+    #[error("the bundle's model reads no typed questions (its manifest has no prompt.typed); say it instead")]
+    TypedText,
     /// The session did not read its events; the others must not wait for it.
     #[error("the session fell behind: {capacity} events were not read; it was closed so that the others do not wait")]
     FellBehind {

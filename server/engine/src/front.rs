@@ -52,7 +52,7 @@ impl FrontThread {
                     continue;
                 }
                 FrontCommand::Prepare { slot, work } => (slot, self.prepare(slot, work)),
-                FrontCommand::Unit { slot, work } => (slot, self.unit(slot, &work)),
+                FrontCommand::Unit { slot, work } => (slot, self.unit(slot, work)),
             };
             if let Err(error) = result {
                 tracing::warn!(slot, %error, "front stage failed, session ends");
@@ -90,7 +90,7 @@ impl FrontThread {
         Ok(())
     }
 
-    fn unit(&mut self, slot: usize, work: &UnitWork) -> Result<(), EngineError> {
+    fn unit(&mut self, slot: usize, work: UnitWork) -> Result<(), EngineError> {
         let Some(session) = &mut self.slots[slot] else { return Ok(()) };
         let apm = self.apm.as_mut().ok_or(MISSING_APM)?;
         let mut timings = UnitTimings::default();
@@ -122,6 +122,7 @@ impl FrontThread {
             force_listen: work.force_listen,
             images,
             audio: rows?,
+            text: work.text,
             apm_kv: [before, session.cache.len()],
             timings,
         };

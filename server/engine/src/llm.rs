@@ -184,9 +184,10 @@ impl LlmThread {
         self.llm.prefill(slot, &self.rows)
     }
 
-    /// `<unit>`, then `<image>` rows `</image>` and `<slice>` rows `</slice>` per picture, then the audio rows, in one call.
+    /// `<unit>`, then `<image>` rows `</image>` and `<slice>` rows `</slice>` per picture, then the audio rows, then what was
+    /// typed, in one call.
     fn prefill(&mut self, slot: usize, input: UnitInput) -> Result<(), EngineError> {
-        let UnitInput { unit, turn, deadline, force_listen, images, audio, apm_kv, mut timings } = input;
+        let UnitInput { unit, turn, deadline, force_listen, images, audio, text, apm_kv, mut timings } = input;
         let (start, cost) = timed(|| -> Result<_, EngineError> {
             let state = self.slots[slot].as_mut().expect("open while it works. This is a bug.");
             state.session.dialogue.begin_unit(self.llm.len(slot));
@@ -207,6 +208,9 @@ impl LlmThread {
                 }
             }
             self.rows.extend_from_slice(&audio);
+            if !text.is_empty() {
+                self.llm.embed(&self.tokenizer.encode_words(&text), &mut self.rows)?;
+            }
             self.llm.prefill(slot, &self.rows)?;
             Ok((state.session.dialogue.start(force_listen), vision_slices, vision_tokens))
         });

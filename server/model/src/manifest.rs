@@ -167,6 +167,30 @@ pub struct Prompt {
     pub default_system_prompt: String,
     /// In front of the text kept by the context window.
     pub previous_marker: String,
+    /// How a typed question is written behind a unit's audio; absent when the model was not taught to read one.
+    #[serde(default)]
+    pub typed: Option<TypedText>,
+}
+
+/// Form of a typed question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TypedText {
+    /// As it was typed.
+    AsIs,
+    /// In lower case.
+    LowerCase,
+}
+
+impl TypedText {
+    /// The text in this form, with the blank in front that a byte-level vocabulary has before words.
+    pub fn write(self, text: &str) -> String {
+        let text = text.trim();
+        match self {
+            TypedText::AsIs => format!(" {text}"),
+            TypedText::LowerCase => format!(" {}", text.to_lowercase()),
+        }
+    }
 }
 
 /// The streaming log-mel in front of the audio encoder (processing_minicpmo.py:567-930).

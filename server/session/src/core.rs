@@ -9,7 +9,7 @@
 //!
 //! One unit is in flight at a time; finished audio waits in the backlog. Overflow rule: when a unit completes and
 //! [`CoreConfig::backlog_units`] are waiting, the oldest waiting unit goes, frames included, and
-//! [`Event::UnitDropped`] says so. A pending forced listen is kept by the session, so it survives the drop.
+//! [`Event::UnitDropped`] says so. A pending forced listen and typed text are kept by the session, so they survive the drop.
 
 mod backlog;
 mod playout;
@@ -60,6 +60,8 @@ pub struct DuplexSession {
     /// may overtake its report, so it can be negative for a moment.
     speech_pending: i64,
     force_listen: bool,
+    /// Typed and not yet given to a unit.
+    text: String,
     /// Speech was stopped and nothing of the new fence has come yet: nothing is left that could be stopped again.
     interrupted: bool,
     stats: CoreStats,
@@ -80,6 +82,7 @@ impl DuplexSession {
             turn_open: false,
             speech_pending: 0,
             force_listen: false,
+            text: String::new(),
             interrupted: false,
             stats: CoreStats::default(),
             config,
@@ -103,6 +106,7 @@ impl DuplexSession {
                     self.event(Event::FrameDropped);
                 }
             }
+            Input::Text(text) => self.take_text(&text),
             Input::ForceListen => self.force_listen = true,
             Input::Interrupt => self.interrupt(),
             Input::Prepared(report) => self.prepared(report),
@@ -173,6 +177,18 @@ impl DuplexSession {
             // A free engine takes a unit before the rest of a long push can drop it.
             self.dispatch();
         }
+    }
+
+    fn take_text(&mut self, text: &str) {
+        self.interrupt();
+        if self.text.len() + text.len() >= self.config.text_bytes {
+            self.event(Event::TextDropped);
+            return;
+        }
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        self.text.push_str(text);
     }
 
     /// Barge-in. Nothing to stop is not an error: the voice detector fires on every word of the user, and a forced
@@ -264,7 +280,9 @@ impl DuplexSession {
         self.next_unit.0 += 1;
         *in_flight = Some(InFlight { unit, ready_at, deadline_reported: false });
         let force_listen = std::mem::take(&mut self.force_listen);
-        self.work(Work::Unit { unit, turn: self.turn, audio, frames, force_listen, ready_at });
+        // A unit that must listen could not answer it.
+        let text = if force_listen { String::new() } else { std::mem::take(&mut self.text) };
+        self.work(Work::Unit { unit, turn: self.turn, audio, frames, text, force_listen, ready_at });
     }
 }
 

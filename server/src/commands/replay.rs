@@ -96,7 +96,8 @@ pub fn run(args: &Args) -> Result<()> {
         let mut audio = user[start..(start + chunk).min(user.len())].to_vec();
         audio.resize(chunk, 0.0);
         let frames = unit.frames.iter().map(|frame| read_frame(&args.golden, frame)).collect::<Result<_>>()?;
-        let done = conversation.unit(UnitInput { audio, frames, force_listen: unit.force_listen })?;
+        let done =
+            conversation.unit(UnitInput { audio, frames, force_listen: unit.force_listen, ..UnitInput::default() })?;
         timeline.write(&TimelineEvent::Unit(unit_line(&done, number, f64::from(manifest.duplex.chunk_ms) / 1e3)))?;
         if let (Some(rate), false) = (rate, done.samples.is_empty()) {
             wav::write_mono_i16(&args.out.join(format!("unit_{number:03}.wav")), rate, &done.samples)?;

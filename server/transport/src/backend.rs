@@ -96,6 +96,8 @@ pub struct BackendInfo {
     pub cloning: Option<RangeInclusive<f64>>,
     /// Pictures are understood.
     pub vision: bool,
+    /// Typed questions are understood.
+    pub typed: bool,
     /// Prompt of a session that brings none.
     pub default_instructions: String,
     /// Length of the LLM cache.

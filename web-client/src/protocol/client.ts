@@ -23,5 +23,6 @@ export type ClientEvent =
   | { type: "session.close" }
   | { type: "duologue.force_listen" }
   | { type: "duologue.interrupt" }
+  | { type: "duologue.input_text.append"; text: string }
   | { type: "duologue.playback"; turn: number; played_ms: number; buffered_ms: number }
   | { type: "duologue.ping"; id: string; t: number };

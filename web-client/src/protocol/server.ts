@@ -2,7 +2,7 @@
 
 import { type Infer, WireError, anything, boolean, list, nullable, number, object, oneOf, optional, string } from "./schema";
 
-export const bundleInfo = object({ name: string, precision: string, sha256: string, random_weights: boolean });
+export const bundleInfo = object({ name: string, precision: string, sha256: string, random_weights: boolean, typed: boolean });
 
 const started = object({
   resume_token: string,
@@ -78,7 +78,7 @@ const EVENTS = {
   "duologue.voice": object({ ...ids, speaking: boolean, at_ms: number }),
   "duologue.paused": object({ ...ids, timeout_s: number }),
   "duologue.resumed": object({ ...ids }),
-  "duologue.dropped": object({ ...ids, what: oneOf("unit", "frame"), count: number }),
+  "duologue.dropped": object({ ...ids, what: oneOf("unit", "frame", "text"), count: number }),
   "duologue.draining": object({ ...ids, seconds: number }),
   "duologue.pong": object({ ...ids, id: anything, t: number }),
 } as const;

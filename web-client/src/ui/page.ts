@@ -75,6 +75,25 @@ export class Page {
     this.#remarkTimer = setTimeout(() => (this.#remark.hidden = true), REMARK_MS);
   }
 
+  /** The field for typed questions, where the model reads them. */
+  typing(possible: boolean): void {
+    byId("type", HTMLFormElement).hidden = !possible;
+  }
+
+  focusTyping(): void {
+    byId("typed", HTMLInputElement).focus();
+  }
+
+  onTyped(send: (text: string) => void): void {
+    const field = byId("typed", HTMLInputElement);
+    byId("type", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = field.value.trim();
+      if (text !== "") send(text);
+      field.value = "";
+    });
+  }
+
   muted(muted: boolean): void {
     byId("mute", HTMLButtonElement).setAttribute("aria-pressed", String(muted));
   }

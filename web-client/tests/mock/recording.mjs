@@ -78,7 +78,7 @@ function timeline(id) {
     duration_ms: UNITS * UNIT_MS,
     sample_rate: RATE,
     unit_ms: UNIT_MS,
-    bundle: { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: false },
+    bundle: { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: false, typed: true },
     events,
   };
 }

@@ -21,7 +21,7 @@ export const REPLIES = [
 /** Made once: synthesis would hold up the clock. */
 const VOICE = babble(60, RATE, 165, 7);
 
-const BUNDLE = { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: false };
+const BUNDLE = { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: false, typed: true };
 
 export class MockSession {
   constructor(options) {

@@ -126,7 +126,7 @@ export function started(changes: Record<string, unknown> = {}): Record<string, u
         unit_ms: 1000,
         input_rate: 16_000,
         output_rate: 24_000,
-        bundle: { name: "mini", precision: "int8", sha256: "00", random_weights: false },
+        bundle: { name: "mini", precision: "int8", sha256: "00", random_weights: false, typed: true },
         recording_id: null,
         voices: [],
         limits: { max_session_s: 600, idle_s: 60 },

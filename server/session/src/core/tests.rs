@@ -27,6 +27,7 @@ impl Script {
             output_rate_hz: 24000,
             backlog_units: 2,
             frames_per_unit: 2,
+            text_bytes: 20,
         };
         Self { session: DuplexSession::new(config, ms(0)), unit: None, ready_at: ms(0) }
     }
@@ -52,12 +53,13 @@ impl Script {
                     return lines;
                 }
                 Output::Work(Work::Prepare) => "prepare".into(),
-                Output::Work(Work::Unit { unit, turn, audio, frames, force_listen, ready_at }) => {
+                Output::Work(Work::Unit { unit, turn, audio, frames, text, force_listen, ready_at }) => {
                     self.ready_at = ready_at;
                     assert_eq!(audio.len(), UNIT);
                     self.unit = Some((unit, turn));
                     let forced = if force_listen { " forced" } else { "" };
-                    format!("unit {} turn {} from {} frames {}{forced}", unit.0, turn.0, audio[0], frames.len())
+                    let text = if text.is_empty() { text } else { format!(" typed {text:?}") };
+                    format!("unit {} turn {} from {} frames {}{text}{forced}", unit.0, turn.0, audio[0], frames.len())
                 }
                 Output::Work(Work::Fence { turn }) => format!("fence {}", turn.0),
                 Output::Work(Work::Release) => "release".into(),
@@ -73,6 +75,7 @@ impl Script {
                 Output::Event(Event::PlayoutEnded { gap }) => if gap { "gap" } else { "silent" }.into(),
                 Output::Event(Event::UnitDropped) => "unit dropped".into(),
                 Output::Event(Event::FrameDropped) => "frame dropped".into(),
+                Output::Event(Event::TextDropped) => "text dropped".into(),
                 Output::Event(Event::DeadlineMissed { unit }) => format!("late {}", unit.0),
                 Output::Event(Event::Closed(reason)) => format!("closed {reason:?}"),
             };
@@ -191,6 +194,29 @@ fn frames_go_with_the_audio_being_collected_and_the_oldest_one_goes_first() {
     assert_eq!(script.at(3, Input::Audio(vec![0.0; 1]))[0], "unit 0 turn 0 from 0 frames 2");
     script.done(4, SpeechOrder::None);
     assert_eq!(script.audio(5, 1.0)[0], "unit 1 turn 0 from 1 frames 0");
+}
+
+#[test]
+fn typed_text_goes_with_the_next_unit() {
+    let mut script = Script::running();
+    assert_eq!(script.at(10, Input::Text("hello".into())), ["idle"]);
+    script.at(20, Input::Text("you".into()));
+    assert_eq!(script.at(30, Input::Text("and everybody else".into())), ["text dropped", "idle"]);
+    assert_eq!(script.audio(40, 0.0)[0], "unit 0 turn 0 from 0 frames 0 typed \"hello you\"");
+    script.done(50, SpeechOrder::None);
+    assert_eq!(script.audio(60, 1.0)[0], "unit 1 turn 0 from 1 frames 0");
+}
+
+#[test]
+fn typed_text_interrupts_and_waits_for_a_unit_that_may_answer() {
+    let mut script = Script::running();
+    script.audio(1000, 0.0);
+    script.done(1100, SpeechOrder::Continue);
+    script.speech(1200, 0, 0, 12000, false);
+    assert_eq!(script.at(1300, Input::Text("stop".into()))[..2], ["fence 1", "flush 1 9600"]);
+    assert_eq!(script.audio(2000, 1.0)[0], "unit 1 turn 1 from 1 frames 0 forced");
+    script.done(2100, SpeechOrder::None);
+    assert_eq!(script.audio(3000, 2.0)[0], "unit 2 turn 1 from 2 frames 0 typed \"stop\"");
 }
 
 #[test]

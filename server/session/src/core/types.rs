@@ -15,6 +15,8 @@ use crate::window::WindowState;
 const BACKLOG_UNITS: usize = 4;
 /// Frames of one unit before the oldest goes.
 const FRAMES_PER_UNIT: usize = 4;
+/// Typed text that may wait: some sentences. Every byte is a token at the worst.
+const TEXT_BYTES: usize = 600;
 
 /// Number of a unit in its session, from 0, counting dispatched units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub struct CoreConfig {
     pub backlog_units: usize,
     /// Frames that may come with one unit.
     pub frames_per_unit: usize,
+    /// Bytes of typed text that may wait for a unit.
+    pub text_bytes: usize,
 }
 
 impl CoreConfig {
@@ -51,6 +55,7 @@ impl CoreConfig {
             output_rate_hz,
             backlog_units: BACKLOG_UNITS,
             frames_per_unit: FRAMES_PER_UNIT,
+            text_bytes: TEXT_BYTES,
         }
     }
 }
@@ -165,6 +170,9 @@ pub enum Input {
     Audio(Vec<f32>),
     /// A video frame for the unit whose audio is being collected.
     Frame(Frame),
+    /// Typed by the user. It stops what is being spoken, as a voice would, and goes behind the audio of the next unit that
+    /// is not forced to listen.
+    Text(String),
     /// The next unit must listen (it closes an open turn); speech already made is played on.
     ForceListen,
     /// Barge-in: speech stops now and the next unit must listen. No effect while nothing is spoken, which includes
@@ -210,6 +218,8 @@ pub enum Work {
         audio: Vec<f32>,
         /// Frames, oldest first.
         frames: Vec<Frame>,
+        /// What the user typed; empty if nothing.
+        text: String,
         /// It must listen.
         force_listen: bool,
         /// When its audio was complete, on the driver's clock. Its deadline counts from here, not from the dispatch:
@@ -266,6 +276,8 @@ pub enum Event {
     UnitDropped,
     /// The oldest frame of the unit being collected was dropped: too many.
     FrameDropped,
+    /// Typed text was dropped: too much is waiting.
+    TextDropped,
     /// A unit has taken longer than allowed.
     DeadlineMissed {
         /// Which one.

@@ -300,6 +300,7 @@ impl DemoCodec {
             | SessionEvent::Voice { .. }
             | SessionEvent::UnitDropped
             | SessionEvent::FrameDropped
+            | SessionEvent::TextDropped
             | SessionEvent::Draining(_) => Vec::new(),
         }
     }

@@ -177,6 +177,7 @@ mod tests {
             voices: vec!["ada".into(), "bob".into()],
             cloning: cloning.then_some(0.5..=10.0),
             vision: false,
+            typed: false,
             default_instructions: "Be a shelf.".into(),
             context_tokens: 8192,
         })

@@ -18,6 +18,8 @@ pub enum SessionCommand {
     Audio(Vec<f32>),
     /// A picture for the unit that is being collected.
     Frame(Frame),
+    /// A typed question; it stops the reply.
+    Text(String),
     /// The next unit must listen.
     ForceListen,
     /// The user wants the reply to stop.
@@ -127,6 +129,8 @@ pub enum SessionEvent {
     UnitDropped,
     /// More pictures came than a unit takes: the oldest was dropped.
     FrameDropped,
+    /// A typed question was dropped: too many wait.
+    TextDropped,
     /// The server stops within this time.
     Draining(Duration),
     /// Nothing follows.

@@ -242,6 +242,11 @@ impl Driver {
         match command {
             SessionCommand::Audio(samples) => self.audio(now, samples),
             SessionCommand::Frame(frame) => self.core.handle(now, Input::Frame(frame)),
+            SessionCommand::Text(text) => {
+                self.last_audio = now;
+                self.interrupt(FlushCause::Client);
+                self.core.handle(now, Input::Text(text));
+            }
             SessionCommand::ForceListen => self.core.handle(now, Input::ForceListen),
             SessionCommand::Interrupt => self.interrupt(FlushCause::Client),
             // The play head is what the recording and the figures are cut by; the pacer's clock serves until then.
@@ -433,6 +438,7 @@ impl Driver {
             Event::Flush { .. } => self.flush(),
             Event::UnitDropped => self.send(SessionEvent::UnitDropped),
             Event::FrameDropped => self.send(SessionEvent::FrameDropped),
+            Event::TextDropped => self.send(SessionEvent::TextDropped),
             Event::DeadlineMissed { unit } => self.late_unit = Some(unit.0),
             // The pacer knows better when playback ends: it is told of pauses.
             Event::PlayoutEnded { .. } => {}

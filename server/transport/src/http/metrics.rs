@@ -240,6 +240,7 @@ impl SessionMetrics {
             SessionEvent::Paused { .. } => self.handed_out = None,
             SessionEvent::UnitDropped => counter!(DROPPED_TOTAL, "what" => "unit").increment(1),
             SessionEvent::FrameDropped => counter!(DROPPED_TOTAL, "what" => "frame").increment(1),
+            SessionEvent::TextDropped => counter!(DROPPED_TOTAL, "what" => "text").increment(1),
             _ => {}
         }
     }

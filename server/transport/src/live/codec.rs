@@ -43,6 +43,8 @@ pub struct LiveCodec {
     extension: bool,
     /// Audio travels in messages; not so over WebRTC.
     audio: bool,
+    /// The model reads typed questions.
+    typed: bool,
     input_rate_hz: u32,
     output_rate_hz: u32,
     context_tokens: usize,
@@ -89,6 +91,7 @@ impl LiveCodec {
             limits,
             extension: extension.is_some_and(|extension| extension.units != Some(false)),
             audio: session.audio,
+            typed: info.typed,
             input_rate_hz: info.duplex.sample_rate_hz,
             output_rate_hz: info.output_rate_hz,
             context_tokens: info.context_tokens,
@@ -167,6 +170,10 @@ impl LiveCodec {
                 played: Duration::from_secs_f64(playback.played_ms.min(1e9) / 1e3),
             }),
             ClientEvent::Ping(ping) => Ok(vec![reply(ServerEvent::Pong(ping))]),
+            ClientEvent::InputTextAppend(_) if !self.typed => {
+                Err(WireError::unsupported("type", "this model reads no typed questions; say it"))
+            }
+            ClientEvent::InputTextAppend(typed) => command(SessionCommand::Text(typed.text)),
             ClientEvent::InputFrameAppend(frame) => command(SessionCommand::Frame(self.frame(&frame.image)?)),
         }
     }
@@ -253,6 +260,7 @@ impl LiveCodec {
             }
             SessionEvent::Resumed => tell(ServerEvent::Resumed(Empty {})),
             SessionEvent::UnitDropped => tell(dropped(DroppedKind::Unit)),
+            SessionEvent::TextDropped => tell(dropped(DroppedKind::Text)),
             SessionEvent::FrameDropped => tell(dropped(DroppedKind::Frame)),
             SessionEvent::Draining(limit) => {
                 tell(ServerEvent::Draining(Draining { seconds: limit.as_secs_f64() }));
@@ -385,6 +393,7 @@ pub fn bundle_info(info: &BackendInfo) -> BundleInfo {
         precision: info.precision.clone(),
         sha256: info.sha256.clone(),
         random_weights: info.random_weights,
+        typed: info.typed,
     }
 }
 

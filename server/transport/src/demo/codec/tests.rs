@@ -33,6 +33,7 @@ fn info() -> BackendInfo {
         voices: Vec::new(),
         cloning: None,
         vision: true,
+        typed: false,
         default_instructions: String::new(),
         context_tokens: 8192,
     }
