@@ -18,6 +18,10 @@ CLIENTS  := tests/interop/.venv
 SILERO     := silero-vad==6.2.3
 VAD_SHA256 := 1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3
 
+# One version of ONNX Runtime for the server and for the exporter, which checks its graphs with it.
+ORT        := $(shell grep '^onnxruntime==' models/requirements.txt)
+RUNTIME    := target/release/libonnxruntime.so.$(subst onnxruntime==,,$(ORT))
+
 export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: help setup exporter bundle vad web build run talk test lint fmt doc bench mini mini-eval clean
@@ -44,14 +48,16 @@ $(BUNDLE)/manifest.json: $(VENV)/.installed $(GOLDEN)/checkpoint/config.json $(s
 
 bundle: $(BUNDLE)/manifest.json ## export the small golden checkpoint (random weights) to an ONNX bundle
 
-# Only the file is wanted: installing the package would bring a second PyTorch.
-$(VAD): $(VENV)/.installed
-	@mkdir -p $(@D)
-	rm -rf $(@D)/wheel
-	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(@D)/wheel $(SILERO)
-	$(PY) -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("silero_vad/data/silero_vad.onnx"))' $(@D)/wheel/*.whl > $@.part
-	echo "$(VAD_SHA256)  $@.part" | sha256sum --check --quiet
-	mv $@.part $@ && rm -r $(@D)/wheel
+# Only the file is wanted: installing the package would bring a PyTorch.
+$(VAD):
+	python3 .ci/wheel_files.py $(SILERO) silero_vad/data/silero_vad.onnx $(@D)/new
+	echo "$(VAD_SHA256)  $(@D)/new/$(@F)" | sha256sum --check --quiet
+	mv $(@D)/new/$(@F) $@ && rmdir $(@D)/new
+
+# The library lies beside the program, which looks there first.
+$(RUNTIME):
+	python3 .ci/wheel_files.py $(ORT) 'onnxruntime/capi/libonnxruntime*.so*' $(@D)
+	touch $@
 
 vad: $(VAD) ## fetch the voice detector (Silero VAD)
 
@@ -65,7 +71,7 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.installed $(WEB)/build.mjs $(shell 
 
 web: $(WEB)/dist/index.html ## build the web client (Node)
 
-build: setup web ## build target/release/duologue, the web client in it
+build: setup web $(RUNTIME) ## build target/release/duologue, the web client in it, ONNX Runtime beside it
 	cargo build --release --locked --bin duologue
 
 run: build bundle vad ## start the server; it prints the address to open

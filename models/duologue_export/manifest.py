@@ -108,6 +108,7 @@ def base_manifest(checkpoint: Checkpoint, name: str, precision: str, target: str
         "hift": None,
         "voice": _voice() if checkpoint.has_tts else None,
         "voices": [],
+        "suggestions": [],
     }
 
 

@@ -25,6 +25,14 @@ from mini.vocabulary import Vocabulary
 from mini.voice import Speaking
 
 NAME = "duologue-mini"
+SUGGESTIONS = [
+    "What is your name?",
+    "What is seven plus three?",
+    "What is the capital of Norway?",
+    "Count to ten.",
+    "Spell rainbow.",
+    "Tell me a joke.",
+]
 KV_CAPACITY = 4096
 CHANGES = {
     "prompt": {"typed": "lower_case"},
@@ -69,6 +77,7 @@ def adjust(bundle: Path) -> None:
         if unknown:
             raise KeyError(f"{path}: section {section} has no {sorted(unknown)}")
         manifest[section].update(values)
+    manifest["suggestions"] = SUGGESTIONS
     path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -83,6 +83,7 @@ fn info(bundle: &Bundle, slots: usize) -> Result<BackendInfo> {
         cloning: manifest.clones_voices().then(|| voice_seconds(manifest)),
         vision: manifest.vision.is_some(),
         typed: manifest.prompt.typed.is_some(),
+        suggestions: manifest.suggestions.clone(),
         default_instructions: manifest.prompt.default_system_prompt.clone(),
         context_tokens: manifest.llm.kv_capacity,
     })

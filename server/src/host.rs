@@ -1,6 +1,6 @@
 //! Options that every command which runs graphs shares, and what they start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -9,9 +9,9 @@ use duologue_model::{Bundle, DeviceChoice, Runtime, RuntimeOptions};
 /// Where and how graphs run.
 #[derive(Debug, Args)]
 pub struct HostArgs {
-    /// Bundle folder made by `duologue-export`
+    /// Bundle folder made by `duologue-export` [default: the project's own small model]
     #[arg(long, env = "DUOLOGUE_BUNDLE", value_name = "DIR")]
-    pub bundle: PathBuf,
+    pub bundle: Option<PathBuf>,
     #[command(flatten)]
     pub runtime: RuntimeArgs,
 }
@@ -64,7 +64,15 @@ impl RuntimeArgs {
 impl HostArgs {
     /// Opens the bundle and loads ONNX Runtime.
     pub fn open(&self) -> Result<(Runtime, Bundle)> {
-        let bundle = Bundle::open(&self.bundle)?;
+        let bundle = open_bundle(self.bundle.as_deref())?;
         Ok((self.runtime.load_for(&bundle)?, bundle))
     }
+}
+
+/// Opens the bundle in this folder, or the project's own.
+pub fn open_bundle(folder: Option<&Path>) -> Result<Bundle> {
+    Ok(match folder {
+        Some(folder) => Bundle::open(folder)?,
+        None => Bundle::open(&Bundle::own()?)?,
+    })
 }

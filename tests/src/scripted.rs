@@ -67,6 +67,7 @@ impl ScriptedBackend {
             cloning: Some(0.5..=10.0),
             vision: true,
             typed: true,
+            suggestions: vec![],
             default_instructions: "You are a script.".into(),
             context_tokens: 8192,
         };

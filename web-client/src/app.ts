@@ -294,6 +294,7 @@ export class App {
   async #showServer(): Promise<void> {
     const config = await this.#server.load();
     this.#sheet.showConfig(config);
+    this.#page.suggestions(config?.suggestions ?? []);
     byId("random-weights", HTMLElement).hidden = config?.bundle.random_weights !== true;
   }
 

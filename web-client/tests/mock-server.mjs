@@ -33,6 +33,7 @@ function config({ scenario }) {
     transports: ["webrtc", "websocket"],
     bundle: { name: "mini", precision: "int8", sha256: "5f1c0a9b3e7d24680c1f", random_weights: Boolean(scenario.random), typed: true },
     voices: ["default", "anna", "ben"],
+    suggestions: ["What is seven plus three?", "Tell me a story.", "What is the capital of Norway?"],
     max_upload_bytes: 4194304,
     recording: { available: true, retention_days: 7 },
     auth_required: Boolean(scenario.key),

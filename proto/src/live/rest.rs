@@ -134,6 +134,8 @@ pub struct ConfigResponse {
     pub bundle: BundleInfo,
     /// Names of the bundle's voices.
     pub voices: Vec<String>,
+    /// Questions that the model can answer.
+    pub suggestions: Vec<String>,
     /// Most bytes of an uploaded voice.
     pub max_upload_bytes: usize,
     /// Recording.

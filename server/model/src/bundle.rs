@@ -17,6 +17,8 @@ use crate::manifest::{FORMAT, FORMAT_VERSION, FileEntry, Manifest};
 
 /// Name of the manifest inside a bundle.
 pub const MANIFEST: &str = "manifest.json";
+/// The bundle that comes with the project, relative to the checkout.
+const OWN: &str = "models/mini/bundle";
 
 /// An opened bundle; cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +51,18 @@ struct Heading {
 }
 
 impl Bundle {
+    /// The folder to open when nobody names one: the small model of the project's own, searched upwards from the executable
+    /// and from the current folder.
+    ///
+    /// # Errors
+    /// [`ModelError::NoBundle`] with the places searched.
+    pub fn own() -> Result<PathBuf> {
+        let exe = std::env::current_exe().ok();
+        let here = std::env::current_dir().ok();
+        let starts = [exe.as_deref().and_then(Path::parent), here.as_deref()];
+        own_above(starts.into_iter().flatten())
+    }
+
     /// Opens the bundle in `dir`: reads and checks the manifest, and checks that every listed file is there with its
     /// size. Checksums are left to [`Bundle::verify_files`], which reads everything.
     ///
@@ -182,6 +196,17 @@ fn check_size(path: &Path, entry: &FileEntry) -> Result<()> {
         return Err(damaged(format!("{found} bytes, the manifest says {}", entry.bytes)));
     }
     Ok(())
+}
+
+fn own_above<'a>(starts: impl Iterator<Item = &'a Path> + Clone) -> Result<PathBuf> {
+    let folders = starts.clone().flat_map(Path::ancestors).map(|folder| folder.join(OWN));
+    folders.into_iter().find(|folder| folder.join(MANIFEST).is_file()).ok_or_else(|| ModelError::NoBundle {
+        path: PathBuf::from(OWN),
+        reason: format!(
+            "no bundle is named (--bundle DIR) and the project's own is not above {}",
+            starts.map(|start| start.display().to_string()).collect::<Vec<_>>().join(" or ")
+        ),
+    })
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ pub struct Manifest {
     pub voice: Option<VoiceBlock>,
     /// Reference voices shipped with the bundle.
     pub voices: Vec<VoiceEntry>,
+    /// Questions that the model can answer, for a page to suggest.
+    #[serde(default)]
+    pub suggestions: Vec<String>,
 }
 
 /// Whether the weights come from training.

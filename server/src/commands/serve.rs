@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::say;
 use crate::backend::EngineBackend;
 use crate::config::{ConfigArgs, ServeConfig};
-use crate::host::RuntimeArgs;
+use crate::host::{RuntimeArgs, open_bundle};
 use crate::{logs, web_client};
 
 /// How long connections may take to close once all sessions are over.
@@ -44,8 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
     let config = &effective.config;
     logs::init_server(&config.log);
     metrics::install();
-    let path = config.bundle.as_ref().context("no bundle is named; say --bundle DIR (made by duologue-export)")?;
-    let bundle = Bundle::open(path)?;
+    let bundle = open_bundle(config.bundle.as_deref())?;
     let runtime = RuntimeArgs { device: config.device, threads: config.threads, ort: config.ort.clone() };
     let runtime = runtime.load_for(&bundle)?;
     let detector = voice_detector(&runtime, config)?;

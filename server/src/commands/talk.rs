@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut conversation = Conversation::begin(&engine, &config, options)?;
     let mut timeline = Timeline::create(args.timeline.as_deref())?;
-    announce(&bundle, &args.host.bundle, &runtime);
+    announce(&bundle, &runtime);
     timeline.write(&session_line(&manifest, &runtime, mode, conversation.prepared()))?;
 
     let chunk = manifest.duplex.sample_rate_hz as usize * manifest.duplex.chunk_ms as usize / 1000;
@@ -143,10 +143,10 @@ impl Tally {
     }
 }
 
-fn announce(bundle: &Bundle, path: &Path, runtime: &Runtime) {
+fn announce(bundle: &Bundle, runtime: &Runtime) {
     let manifest = bundle.manifest();
     let (name, precision, weights) = (&manifest.name, &manifest.precision, manifest.weights);
-    say!("bundle {name} ({precision}, {weights} weights) from {} on {}", path.display(), runtime.device());
+    say!("bundle {name} ({precision}, {weights} weights) from {} on {}", bundle.dir().display(), runtime.device());
     if manifest.weights == Weights::Random {
         say!("The weights are random: what it says is noise. This shows that the chain works, not what it can say.");
     }

@@ -98,6 +98,8 @@ pub struct BackendInfo {
     pub vision: bool,
     /// Typed questions are understood.
     pub typed: bool,
+    /// Questions that the model can answer.
+    pub suggestions: Vec<String>,
     /// Prompt of a session that brings none.
     pub default_instructions: String,
     /// Length of the LLM cache.

@@ -363,6 +363,7 @@ async fn config(
         },
         bundle: bundle_info(info),
         voices: info.voices.clone(),
+        suggestions: info.suggestions.clone(),
         max_upload_bytes: state.message_limits().max_voice_bytes,
         recording: RecordingConfig {
             available: state.shelf().is_some(),

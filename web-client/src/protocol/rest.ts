@@ -8,6 +8,7 @@ const serverConfig = object({
   transports: list(oneOf("webrtc", "websocket")),
   bundle: bundleInfo,
   voices: list(string),
+  suggestions: list(string),
   max_upload_bytes: number,
   recording: object({ available: boolean, retention_days: number }),
   auth_required: boolean,

@@ -2,7 +2,7 @@
 
 import type { Problem } from "../errors";
 import type { TransportKind } from "../transport/transport";
-import { byId, setText } from "./dom";
+import { byId, make, setText } from "./dom";
 
 export type PageState = "idle" | "connecting" | "queued" | "live" | "reconnecting";
 
@@ -35,6 +35,13 @@ export class Page {
 
   welcome(): void {
     this.#only("welcome");
+  }
+
+  /** Questions that the model can answer. */
+  suggestions(questions: string[]): void {
+    const list = byId("suggestions", HTMLElement);
+    list.hidden = questions.length === 0;
+    list.replaceChildren(...questions.map((question) => make("li", "", `“${question}”`)));
   }
 
   conversation(): void {

@@ -129,6 +129,7 @@ export function started(changes: Record<string, unknown> = {}): Record<string, u
         bundle: { name: "mini", precision: "int8", sha256: "00", random_weights: false, typed: true },
         recording_id: null,
         voices: [],
+        suggestions: [],
         limits: { max_session_s: 600, idle_s: 60 },
         ...changes,
       },

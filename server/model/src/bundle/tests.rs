@@ -158,3 +158,17 @@ fn a_bundle_without_a_part_says_so() {
     let error = crate::Token2Wav::load(golden::runtime(), &bundle).expect_err("cannot speak").to_string();
     assert_mentions(&error, &["no tts part", "export it again"]);
 }
+
+#[test]
+fn the_projects_own_bundle_is_found_from_any_folder_below() {
+    let root = tempfile::tempdir().expect("a folder");
+    let own = root.path().join(super::OWN);
+    let deep = root.path().join("target/release");
+    for folder in [&own, &deep] {
+        std::fs::create_dir_all(folder).expect("made");
+    }
+    let error = own_above([deep.as_path()].into_iter()).expect_err("nothing is there yet");
+    assert!(error.to_string().contains("--bundle DIR"), "{error}");
+    std::fs::write(own.join(MANIFEST), "{}").expect("written");
+    assert_eq!(own_above([deep.as_path()].into_iter()).expect("found"), own);
+}

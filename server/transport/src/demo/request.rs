@@ -178,6 +178,7 @@ mod tests {
             cloning: cloning.then_some(0.5..=10.0),
             vision: false,
             typed: false,
+            suggestions: vec![],
             default_instructions: "Be a shelf.".into(),
             context_tokens: 8192,
         })

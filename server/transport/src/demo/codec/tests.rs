@@ -34,6 +34,7 @@ fn info() -> BackendInfo {
         cloning: None,
         vision: true,
         typed: false,
+        suggestions: vec![],
         default_instructions: String::new(),
         context_tokens: 8192,
     }
