@@ -1,7 +1,10 @@
 """The real server with the golden bundle (random weights) on a free port."""
 
+import json
 import re
 import subprocess
+import time
+import urllib.request
 import wave
 from pathlib import Path
 
@@ -39,3 +42,18 @@ def speech():
     """Somebody speaking, 16 kHz mono int16."""
     with wave.open(str(ROOT / "tests/golden/inputs/public_input.wav")) as file:
         return np.frombuffer(file.readframes(file.getnframes()), np.int16)
+
+
+@pytest.fixture(scope="session")
+def until_idle(server):
+    """Waits until the server has no session left: the client has closed what it opened."""
+
+    def wait():
+        for _ in range(200):
+            with urllib.request.urlopen(f"{server}/status", timeout=20) as answer:
+                if json.load(answer)["busy_workers"] == 0:
+                    return
+            time.sleep(0.1)
+        pytest.fail("a session is still open")
+
+    return wait

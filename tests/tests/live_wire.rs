@@ -69,6 +69,34 @@ async fn a_plain_client_hears_the_reply_and_nothing_it_does_not_know() {
 }
 
 #[tokio::test]
+async fn a_plain_client_is_told_the_words_with_their_sound() {
+    let plans = [Plan::Speak(" one two three four"), Plan::End(" five six seven eight")];
+    let server = Server::start(ScriptedBackend::new(1, &plans), Limits::default()).await;
+    let (mut socket, _) = open(&server, json!({})).await;
+    socket.send(&silence(1.05)).await;
+    let (mut text, mut samples, mut since_words, mut longest) = (String::new(), 0, 0, 0);
+    while samples < 48_000 {
+        let message = socket.next().await.expect("the session goes on");
+        if message["type"] == "session.output_audio.delta" {
+            let length = samples_of(&message).len();
+            (samples, since_words) = (samples + length, since_words + length);
+            longest = longest.max(since_words);
+            // The user's next second is complete when the first of the reply is all but said, as in a conversation.
+            if (samples - length..samples).contains(&21_600) {
+                socket.send(&silence(1.05)).await;
+            }
+        } else {
+            let [start, end] = ["start_ms", "end_ms"].map(|name| message[name].as_u64().expect("a time"));
+            assert!(start < end && end <= start + 400, "{message}");
+            since_words = 0;
+            text.push_str(message["delta"].as_str().expect("words"));
+        }
+    }
+    assert_eq!(text, " one two three four five six seven eight");
+    assert!(longest < 24_000 * 8 / 10, "{longest} samples without a word: pipecat takes that for the end of the turn");
+}
+
+#[tokio::test]
 async fn our_own_client_is_told_of_units_speech_and_turns() {
     let server = Server::start(hello(), Limits::default()).await;
     let (mut socket, started) = open(&server, json!({"duologue": {}})).await;

@@ -5,6 +5,7 @@
 
 pub mod codec;
 mod request;
+mod transcript;
 pub mod webrtc;
 pub mod websocket;
 

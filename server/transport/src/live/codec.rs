@@ -17,6 +17,7 @@ use duologue_proto::timeline::Decision;
 use duologue_proto::wire::{ErrorCode, Limits as MessageLimits, WireError};
 use duologue_session::Frame;
 
+use super::transcript::{Fragment, Transcript};
 use crate::backend::BackendInfo;
 use crate::driver::{CloseCause, FlushCause, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
 use crate::manager::Limits;
@@ -56,6 +57,8 @@ pub struct LiveCodec {
     paused: bool,
     resumed: bool,
     session: SessionResource,
+    /// Words of a client without the extension, which wait for their sound.
+    transcript: Transcript,
     seconds: f64,
 }
 
@@ -103,6 +106,7 @@ impl LiveCodec {
             paused: false,
             resumed: session.resumed,
             session: resource(session),
+            transcript: Transcript::default(),
             seconds: 0.0,
         };
         if !codec.extension {
@@ -218,6 +222,7 @@ impl LiveCodec {
     }
 
     fn translate(&mut self, event: &SessionEvent, out: &mut Vec<ServerEvent>) {
+        self.words(event, out);
         let extension = self.extension;
         let mut tell = |event: ServerEvent| {
             if extension {
@@ -274,20 +279,48 @@ impl LiveCodec {
         }
     }
 
+    /// What a client without the extension is told of the model's words, before the event itself. One with it gets a unit's
+    /// words at once: it places them itself, and knows `duologue.flush`.
+    fn words(&mut self, event: &SessionEvent, out: &mut Vec<ServerEvent>) {
+        if self.extension {
+            return;
+        }
+        let told = match event {
+            SessionEvent::Unit(unit) if unit.speaks => self.transcript.say(&unit.text, unit.ready_at, self.unit),
+            SessionEvent::Audio { samples, .. } => {
+                let seconds = samples.len() as f64 / f64::from(self.output_rate_hz);
+                self.transcript.sound(Duration::from_secs_f64(seconds))
+            }
+            SessionEvent::TurnDone { .. } | SessionEvent::Closed(_) => self.transcript.rest(),
+            SessionEvent::Flush { .. } => {
+                self.transcript.forget();
+                return;
+            }
+            _ => return,
+        };
+        out.extend(told.into_iter().map(|Fragment { text, start, end }| {
+            ServerEvent::OutputTranscriptDelta(TranscriptDelta {
+                delta: text,
+                start_ms: start.as_millis() as u64,
+                end_ms: end.as_millis() as u64,
+                duologue: None,
+            })
+        }));
+    }
+
     fn unit(&mut self, unit: &UnitEvent, out: &mut Vec<ServerEvent>) {
         let end = unit.ready_at + self.unit;
         self.seconds = unit.ready_at.as_secs_f64();
         if self.extension {
             out.push(ServerEvent::Unit(unit_event(unit)));
-        }
-        if unit.speaks && !unit.text.is_empty() {
-            let turn = DeltaExtension { turn: unit.turn.into(), start_ms: None };
-            out.push(ServerEvent::OutputTranscriptDelta(TranscriptDelta {
-                delta: unit.text.clone(),
-                start_ms: unit.ready_at.as_millis() as u64,
-                end_ms: end.as_millis() as u64,
-                duologue: self.extension.then_some(turn),
-            }));
+            if unit.speaks && !unit.text.is_empty() {
+                out.push(ServerEvent::OutputTranscriptDelta(TranscriptDelta {
+                    delta: unit.text.clone(),
+                    start_ms: unit.ready_at.as_millis() as u64,
+                    end_ms: end.as_millis() as u64,
+                    duologue: Some(DeltaExtension { turn: unit.turn.into(), start_ms: None }),
+                }));
+            }
         }
         if unit.unit % USAGE_INTERVAL == USAGE_INTERVAL - 1 {
             let usage_ratio = unit.kv_tokens as f64 / self.context_tokens as f64;
