@@ -199,8 +199,8 @@ fn check_size(path: &Path, entry: &FileEntry) -> Result<()> {
 }
 
 fn own_above<'a>(starts: impl Iterator<Item = &'a Path> + Clone) -> Result<PathBuf> {
-    let folders = starts.clone().flat_map(Path::ancestors).map(|folder| folder.join(OWN));
-    folders.into_iter().find(|folder| folder.join(MANIFEST).is_file()).ok_or_else(|| ModelError::NoBundle {
+    let mut folders = starts.clone().flat_map(Path::ancestors).map(|folder| folder.join(OWN));
+    folders.find(|folder| folder.join(MANIFEST).is_file()).ok_or_else(|| ModelError::NoBundle {
         path: PathBuf::from(OWN),
         reason: format!(
             "no bundle is named (--bundle DIR) and the project's own is not above {}",
