@@ -1,0 +1,134 @@
+//! How many connections there may be at once.
+//!
+//! Owns the count: a place is held from the accepted socket to its end, through TLS and a WebSocket's whole life. Whoever
+//! comes when all are taken is still let in to hear why (503), as far as a few more handles go; beyond that the socket is
+//! closed unread.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Extension;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{AddExtension, Next};
+use axum::response::Response;
+use axum_server::accept::Accept;
+use duologue_proto::wire::{ErrorCode, WireError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::Layer;
+
+use super::{error_response, metrics};
+
+/// Connections beyond the limit that may hear why they are refused, each for one request.
+const REFUSED_AT_ONCE: usize = 64;
+/// When a refused client may try again, in seconds.
+const RETRY_AFTER_S: u64 = 5;
+
+/// Whether a connection has a place; known to every request on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    /// It has one.
+    Inside,
+    /// There was none left; it is let in only to hear so.
+    Full,
+}
+
+/// Counts connections in front of what accepts them.
+#[derive(Debug, Clone)]
+pub struct Door<A> {
+    inner: A,
+    places: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+}
+
+impl<A> Door<A> {
+    /// A door for `connections` at once.
+    pub fn new(inner: A, connections: usize) -> Self {
+        let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+        Self { inner, places, refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)) }
+    }
+
+    fn enter(&self) -> Option<(OwnedSemaphorePermit, Welcome)> {
+        let place = |of: &Arc<Semaphore>| of.clone().try_acquire_owned().ok();
+        place(&self.places)
+            .map(|place| (place, Welcome::Inside))
+            .or_else(|| place(&self.refused).map(|place| (place, Welcome::Full)))
+    }
+}
+
+impl<A, I, S> Accept<I, S> for Door<A>
+where
+    A: Accept<Counted<I>, AddExtension<S, Welcome>>,
+    A::Future: Send + 'static,
+{
+    type Stream = A::Stream;
+    type Service = A::Service;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(A::Stream, A::Service)>> + Send>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let Some((place, welcome)) = self.enter() else {
+            metrics::connection_refused();
+            return Box::pin(async { Err(io::Error::other("too many connections")) });
+        };
+        if welcome == Welcome::Full {
+            metrics::connection_refused();
+        }
+        let service = Extension(welcome).layer(service);
+        Box::pin(self.inner.accept(Counted { stream, _place: place }, service))
+    }
+}
+
+/// Answers requests on connections that have no place.
+pub(super) async fn turn_away(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Welcome>() != Some(&Welcome::Full) {
+        return next.run(request).await;
+    }
+    let error = WireError::new(ErrorCode::ServerBusy, "too many connections are open; try again in a moment");
+    let mut response = error_response(StatusCode::SERVICE_UNAVAILABLE, &error);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A stream that holds its place for as long as it lives.
+#[derive(Debug)]
+pub struct Counted<I> {
+    stream: I,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
