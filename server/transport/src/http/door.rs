@@ -137,3 +137,35 @@ impl AsyncWrite for Counted {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum_server::accept::DefaultAcceptor;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_holds_its_place_and_sends_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = Door::new(DefaultAcceptor, 1);
+        let come = async || {
+            let client = TcpStream::connect(address).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            (client, door.accept(stream, ()).await)
+        };
+        let (_client, first) = come().await;
+        let (stream, _) = first.unwrap();
+        assert!(stream.stream.nodelay().unwrap());
+        assert_eq!(door.places.available_permits(), 0);
+        let mut refused = Vec::new();
+        for _ in 0..REFUSED_AT_ONCE {
+            refused.push(come().await);
+        }
+        assert!(refused.iter().all(|(_, refused)| refused.is_ok()), "they may hear why");
+        assert!(come().await.1.is_err(), "beyond that nobody does");
+        drop(stream);
+        assert_eq!(door.places.available_permits(), 1);
+    }
+}
