@@ -24,7 +24,7 @@ RUNTIME    := target/release/libonnxruntime.so.$(subst onnxruntime==,,$(ORT))
 
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: help setup exporter bundle vad web build run talk test lint fmt doc bench mini mini-eval clean
+.PHONY: help setup exporter bundle vad web build run talk test lint fmt doc bench fuzz mini mini-eval clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,8 +111,19 @@ fmt: exporter ## format Rust and Python
 doc: ## open the API documentation
 	cargo doc --release --locked --no-deps --workspace --open
 
-bench: ## micro benches of the host code (bench/reference compares unit times with the official code)
+bench: ## host code and server without a model (bench/reference compares unit times with the official code)
 	cargo bench --locked -p duologue-bench
+
+FUZZ_SECONDS ?= 300
+FUZZ         := out/fuzz
+
+fuzz: setup ## fuzz every decoder of network bytes, FUZZ_SECONDS (300) each; what is found lands in out/fuzz
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/.ci/fuzz-rustc cargo build --release --locked --workspace --bin fuzz --features duologue-tests/fuzz
+	target/release/fuzz | while read -r name seeds; do \
+	  echo "== $$name"; mkdir -p $(FUZZ)/$$name; \
+	  DUOLOGUE_FUZZ=$$name target/release/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -rss_limit_mb=2048 \
+	    -print_final_stats=1 -artifact_prefix=$(FUZZ)/$$name- $(FUZZ)/$$name $$seeds; \
+	done
 
 MINI         := PYTHONPATH=models OMP_NUM_THREADS=1 $(PY) -m mini
 MINI_WORK    := out/mini

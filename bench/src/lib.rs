@@ -1,1 +1,2 @@
-//! Measurements of Duologue. The micro benches are in `benches`; `reference/` runs the official code beside us.
+//! Measurements of Duologue. `benches/micro.rs` times the host code of a unit, `benches/server.rs` the server
+//! around the model; `reference/` runs the official code beside us.

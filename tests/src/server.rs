@@ -1,27 +1,43 @@
 //! A real server on a free port of this machine, with a scripted backend behind it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum_server::Handle;
 use duologue_session::barge_in::BargeInConfig;
 use duologue_transport::http::auth::KeyRing;
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
-use duologue_transport::http::{AppState, Settings, router};
+use duologue_transport::http::{AppState, Settings, router, tls};
 use duologue_transport::record::Shelf;
 use duologue_transport::rtc::RtcConfig;
 use duologue_transport::{Backend, Limits, SessionManager};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 /// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a test may want otherwise than usual.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// A place for recordings.
+    pub recordings: Option<Shelf>,
+    /// Connections at once.
+    pub connections: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { recordings: None, connections: 512 }
+    }
+}
 
 /// A running server; it ends with the test.
 #[derive(Debug)]
@@ -38,14 +54,15 @@ impl Server {
     /// # Panics
     /// If this machine has no free port.
     pub async fn start(backend: impl Backend, limits: Limits) -> Self {
-        Self::start_recording(backend, limits, None).await
+        Self::start_with(backend, limits, Setup::default()).await
     }
 
-    /// The same, with a place for recordings.
+    /// The same, set up otherwise.
     ///
     /// # Panics
     /// If this machine has no free port.
-    pub async fn start_recording(backend: impl Backend, limits: Limits, recordings: Option<Shelf>) -> Self {
+    pub async fn start_with(backend: impl Backend, limits: Limits, setup: Setup) -> Self {
+        let Setup { recordings, connections } = setup;
         let manager = SessionManager::new(Arc::new(backend), limits, BargeInConfig::default()).expect("valid rules");
         let settings = Settings {
             keys: KeyRing::new(Vec::new()),
@@ -58,10 +75,9 @@ impl Server {
             recordings,
         };
         let app = router(AppState::new(manager.clone(), settings));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let service = app.into_make_service_with_connect_info::<SocketAddr>();
-        tokio::spawn(async move { axum::serve(listener, service).await });
+        tokio::spawn(tls::serve(listener, app, None, connections, Handle::new()));
         Self { address, manager }
     }
 
@@ -74,12 +90,20 @@ impl Server {
         Socket { socket }
     }
 
+    /// A connection on which nothing was said yet.
+    ///
+    /// # Panics
+    /// If the server does not listen.
+    pub async fn plain(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the server listens")
+    }
+
     /// A request over HTTP/1.0, so that the answer ends with the connection: status and JSON body.
     ///
     /// # Panics
     /// If no answer comes.
     pub async fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect(self.address).await.expect("the server listens");
+        let mut stream = self.plain().await;
         let head = format!(
             "{method} {path} HTTP/1.0\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             self.address,

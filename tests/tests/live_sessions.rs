@@ -1,4 +1,5 @@
-//! Whole conversations on virtual time, without a model: what a client hears and when, as scripts that read as they run.
+//! Whole conversations on virtual time, without a model: what a client hears and when. `scripts.rs` has them as transcripts; here
+//! are the properties that need more than reading.
 //!
 //! The backend follows a plan per unit and takes no time, so every time below is the server's own doing.
 
@@ -124,27 +125,6 @@ impl Client {
         self.audio_done();
         std::mem::take(&mut self.said)
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_reply_comes_at_the_pace_of_playback_and_ends() {
-    let manager =
-        manager(ScriptedBackend::new(1, &[Plan::Listen, Plan::Speak("hello"), Plan::End("world")]), Limits::default());
-    let mut client = Client::open(&manager);
-    client.mic(3000, 0.0).await;
-    client.listen(6000).await;
-    assert_eq!(
-        client.script(),
-        [
-            "0 ready",
-            "2000 reply 0",
-            "2000 unit 1 says hello",
-            "2000 audio 0 from 0",
-            "3000 unit 2 says world",
-            "  2000 ms of 0",
-            "4000 reply 0 done",
-        ]
-    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use duologue_proto::payload::Base64;
 use duologue_tests::scripted::{Plan, ScriptedBackend};
-use duologue_tests::server::{Server, Socket};
+use duologue_tests::server::{Server, Setup, Socket};
 use duologue_transport::Limits;
 use duologue_transport::record::{Shelf, ShelfLimits};
 use serde_json::{Value, json};
@@ -196,7 +196,8 @@ async fn a_recording_is_made_only_with_consent_and_holds_both_sides() {
     let folder = tempfile::tempdir().unwrap();
     let limits = ShelfLimits { age: Duration::from_secs(60), bytes: 1 << 30 };
     let shelf = Shelf::open(folder.path(), limits).unwrap();
-    let server = Server::start_recording(hello(), Limits::default(), Some(shelf)).await;
+    let server =
+        Server::start_with(hello(), Limits::default(), Setup { recordings: Some(shelf), ..Setup::default() }).await;
     let (mut quiet, started) = open(&server, json!({"duologue": {}})).await;
     assert!(started["session"]["duologue"]["recording_id"].is_null());
     quiet.send(&json!({"type": "session.close"})).await;

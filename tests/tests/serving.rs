@@ -15,7 +15,7 @@ use duologue_proto::payload::Base64;
 use duologue_session::barge_in::BargeInConfig;
 use duologue_tests::scripted::{Plan, ScriptedBackend};
 use duologue_tests::server::Server;
-use duologue_transport::http::auth::{ApiKey, KeyRing, hash_key};
+use duologue_transport::http::auth::{ApiKey, Identity, KeyRing, MAX_SECRETS, Scope, hash_key};
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
 use duologue_transport::http::{AppState, Settings, router, tls};
@@ -43,12 +43,21 @@ fn webrtc() -> RtcConfig {
     RtcConfig { ice_servers, ..RtcConfig::default() }
 }
 
+/// All keys of a server: one.
+fn one_key() -> KeyRing {
+    KeyRing::new(vec![ApiKey { name: "phone".to_owned(), hash: hash_key(KEY) }])
+}
+
 /// A server with one key, served as the program serves it.
 fn guarded(rates: RateLimits) -> String {
+    guarded_by(one_key(), rates)
+}
+
+fn guarded_by(keys: KeyRing, rates: RateLimits) -> String {
     let backend = ScriptedBackend::new(2, &[Plan::Speak("hello"), Plan::End("world")]);
     let manager = SessionManager::new(Arc::new(backend), Limits::default(), BargeInConfig::default()).unwrap();
     let settings = Settings {
-        keys: KeyRing::new(vec![ApiKey { name: "phone".to_owned(), hash: hash_key(KEY) }]),
+        keys,
         origins: Origins::new(&["https://app.example.com".to_owned()], false).unwrap(),
         rates,
         messages: duologue_proto::wire::Limits::default(),
@@ -59,7 +68,7 @@ fn guarded(rates: RateLimits) -> String {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(tls::serve(listener, router(AppState::new(manager, settings)), None, Handle::new()));
+    tokio::spawn(tls::serve(listener, router(AppState::new(manager, settings)), None, 512, Handle::new()));
     address.to_string()
 }
 
@@ -110,6 +119,20 @@ async fn keys_and_secrets_open_the_door() {
     drop(socket(&address, &[("sec-websocket-protocol", &protocol)]).await.expect("a secret opens a session"));
     let (head, _) = request(&address, "POST", secrets, &[("authorization", &format!("Bearer {secret}"))], "").await;
     assert!(head.starts_with("http/1.1 401"), "a secret makes no secret: {head}");
+}
+
+#[tokio::test]
+async fn too_many_secrets_are_not_the_keys_fault() {
+    let ring = one_key();
+    let holder = Identity { name: "phone".to_owned(), scope: Scope::Full, subprotocol: None };
+    for _ in 0..MAX_SECRETS {
+        ring.make_secret(&holder, 600).unwrap();
+    }
+    let address = guarded_by(ring, RateLimits::default());
+    let bearer = [("authorization", &*format!("Bearer {KEY}"))];
+    let (head, body) = request(&address, "POST", "/v1/live/client_secrets", &bearer, "").await;
+    assert!(head.starts_with("http/1.1 429") && head.contains("retry-after: "), "{head}");
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["error"]["code"], "rate_limited");
 }
 
 #[tokio::test]

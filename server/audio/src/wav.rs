@@ -215,7 +215,8 @@ fn mix(
     samples: impl Iterator<Item = hound::Result<f32>>,
 ) -> Result<Vec<f32>, WavError> {
     let mut mono = Vec::new();
-    let (mut sum, mut channel, mut found) = (0.0f32, 0u16, 0u32);
+    // The sum of two finite numbers need not be one, unless it has more room than they.
+    let (mut sum, mut channel, mut found) = (0.0f64, 0u16, 0u32);
     for sample in samples {
         let Ok(value) = sample else {
             return Err(WavError::Truncated { path: path.into(), promised: frames, found });
@@ -223,10 +224,10 @@ fn mix(
         if !value.is_finite() {
             return Err(WavError::NotFinite { path: path.into(), index: found, channel, value });
         }
-        sum += value;
+        sum += f64::from(value);
         channel += 1;
         if channel == channels {
-            mono.push(sum / f32::from(channels));
+            mono.push((sum / f64::from(channels)) as f32);
             (sum, channel, found) = (0.0, 0, found + 1);
         }
     }

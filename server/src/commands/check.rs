@@ -17,13 +17,15 @@ pub struct Args {
     config: ConfigArgs,
 }
 
-/// Runs the command: prints the configuration in force if a file, or no bundle, is given, then checks the bundle that
-/// the configuration names.
+/// Runs the command: prints the configuration in force if a file, or no bundle, is given (else only its warnings), then
+/// checks the bundle that the configuration names.
 pub fn run(args: &Args) -> Result<()> {
     let effective = args.config.load()?;
     let config = &effective.config;
     if args.config.config.is_some() || config.bundle.is_none() {
         say!("{effective}");
+    } else {
+        effective.warnings().for_each(|warning| say!("warning    {warning}"));
     }
     match &config.bundle {
         Some(path) => check_bundle(&Bundle::open(path)?, config),

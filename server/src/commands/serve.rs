@@ -43,6 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
     let effective = args.config.load()?;
     let config = &effective.config;
     logs::init_server(&config.log);
+    effective.warnings().for_each(|warning| tracing::warn!("{warning}"));
     metrics::install();
     let bundle = open_bundle(config.bundle.as_deref())?;
     let runtime = RuntimeArgs { device: config.device, threads: config.threads, ort: config.ort.clone() };
@@ -60,7 +61,12 @@ pub fn run(args: &Args) -> Result<()> {
     let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let manager = SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?;
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    tokio.block_on(serve(manager, settings, listener, tls, config.drain()))
+    tokio.block_on(serve(
+        manager,
+        settings,
+        Socket { listener, tls, connections: config.limits.connections },
+        config.drain(),
+    ))
 }
 
 fn settings(config: &ServeConfig, args: &Args) -> Result<Settings> {
@@ -126,13 +132,16 @@ fn announce(bundle: &Bundle, runtime: &Runtime, detector: bool) {
     }
 }
 
-async fn serve(
-    manager: SessionManager,
-    settings: Settings,
+/// Where and how connections come in.
+struct Socket {
     listener: TcpListener,
     tls: Option<Tls>,
-    drain: Duration,
-) -> Result<()> {
+    /// At once.
+    connections: usize,
+}
+
+async fn serve(manager: SessionManager, settings: Settings, socket: Socket, drain: Duration) -> Result<()> {
+    let Socket { listener, tls, connections } = socket;
     let address = listener.local_addr()?;
     let shelf = settings.recordings.clone();
     let routes = http::router(AppState::new(manager.clone(), settings));
@@ -152,7 +161,7 @@ async fn serve(
             tracing::error!(%error, "signals cannot be heard; the server stops only when it is killed");
         }
     });
-    tls::serve(listener, routes, tls.as_ref(), handle).await.context("the server's socket failed")
+    tls::serve(listener, routes, tls.as_ref(), connections, handle).await.context("the server's socket failed")
 }
 
 /// The first signal drains: new sessions are refused and live ones may finish. A second one ends everything at once.

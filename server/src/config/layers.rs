@@ -95,7 +95,14 @@ pub struct Effective {
     pub(super) sources: BTreeMap<String, Source>,
     /// Variables that begin like ours but name no setting. They are no error: Kubernetes sets `DUOLOGUE_PORT` and more for
     /// a service that is called duologue.
-    pub ignored: Vec<String>,
+    pub(super) ignored: Vec<String>,
+}
+
+impl Effective {
+    /// What is no error and yet perhaps not what was meant, a line each.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.ignored.iter().map(|name| format!("environment variable {name} names no setting and is ignored"))
+    }
 }
 
 /// Reads all layers.

@@ -88,6 +88,9 @@ impl TlsConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
+    /// Connections at once, whatever they do. Each takes a file handle of the process (`ulimit -n`), and a session over
+    /// WebRTC a few more.
+    pub connections: usize,
     /// Sessions, waiting ones included, that one key may hold. Without keys all clients count together.
     pub sessions_per_key: usize,
     /// A session without user audio ends after this.
@@ -117,6 +120,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         let (session, message) = (SessionLimits::default(), MessageLimits::default());
         Self {
+            connections: 512,
             sessions_per_key: session.sessions_per_key,
             idle_s: session.idle.as_secs(),
             session_s: session.session.as_secs(),
@@ -150,6 +154,7 @@ impl LimitsConfig {
         }
         // Less than 64 KiB holds no second of audio in base64.
         let counts = [
+            ("connections", self.connections, 1),
             ("sessions_per_key", self.sessions_per_key, 1),
             ("message_bytes", self.message_bytes, 64 << 10),
             ("image_bytes", self.image_bytes, 1 << 10),

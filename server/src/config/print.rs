@@ -34,8 +34,8 @@ impl fmt::Display for Effective {
                 None => writeln!(out, "{:COMMENT_COLUMN$} # {source}", format!("# {name} is not set"))?,
             }
         }
-        for name in &self.ignored {
-            writeln!(out, "\n# environment variable {name} names no setting and is ignored")?;
+        for warning in self.warnings() {
+            writeln!(out, "\n# {warning}")?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The HTTP side: one router for all wires, and what every request passes: keys, origins, rates.
 
 pub mod auth;
+mod door;
 pub mod metrics;
 pub mod origin;
 pub mod rate;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Path, Request, State, WebSocketUpgrade};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -188,8 +189,26 @@ pub fn router(state: AppState) -> Router {
         .route("/{*path}", any(asset))
         .layer(DefaultBodyLimit::max(state.message_limits().max_message_bytes))
         .layer(middleware::from_fn_with_state(state.clone(), throttle))
+        .layer(middleware::from_fn(door::turn_away))
         .layer(middleware::from_fn(secure_headers))
         .with_state(state)
+}
+
+/// The body of a request, refused in the wire's shape when it is too long or no text.
+struct Text(String);
+
+impl<S: Send + Sync> FromRequest<S> for Text {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        String::from_request(request, state).await.map(Self).map_err(|rejection| {
+            let code = match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+                _ => ErrorCode::InvalidJson,
+            };
+            error_response(rejection.status(), &WireError::new(code, rejection.body_text()))
+        })
+    }
 }
 
 /// Turns away peers that connect too often.
@@ -241,7 +260,8 @@ async fn live_socket(
         None => upgrade,
     };
     upgrade
-        .max_message_size(state.message_limits().max_message_bytes)
+        // A message that is a little too long is answered; one far beyond is not even read.
+        .max_message_size(state.message_limits().max_message_bytes.saturating_mul(2))
         .on_upgrade(move |socket| live::websocket::serve(socket, state, identity.name, peer))
 }
 
@@ -250,7 +270,7 @@ async fn live_create(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     uri: Uri,
     headers: HeaderMap,
-    body: String,
+    Text(body): Text,
 ) -> Response {
     match state.admit(&headers, &uri, peer) {
         Ok(identity) => live::webrtc::create(&state, &identity.name, &body).await,
@@ -264,7 +284,7 @@ async fn live_trickle(
     Path(id): Path<String>,
     uri: Uri,
     headers: HeaderMap,
-    body: String,
+    Text(body): Text,
 ) -> Response {
     match state.admit(&headers, &uri, peer) {
         Ok(_) => live::webrtc::trickle(&state, &id, &body).await,
@@ -329,7 +349,7 @@ async fn client_secret(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     uri: Uri,
     headers: HeaderMap,
-    body: String,
+    Text(body): Text,
 ) -> Response {
     let identity = match state.admit(&headers, &uri, peer) {
         Ok(identity) => identity,
@@ -342,7 +362,7 @@ async fn client_secret(
     };
     match state.inner.settings.keys.make_secret(&identity, request.seconds()) {
         Ok(secret) => Json(ClientSecretResponse { value: secret.value, expires_at: secret.expires_at }).into_response(),
-        Err(error) => unauthorized(&error),
+        Err(error) => no_secret(&error),
     }
 }
 
@@ -434,5 +454,21 @@ fn unauthorized(error: &AuthError) -> Response {
     let mut response =
         error_response(StatusCode::UNAUTHORIZED, &WireError::new(ErrorCode::Unauthorized, error.to_string()));
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// Why there is no secret: not every reason is about who asks.
+fn no_secret(error: &AuthError) -> Response {
+    let (status, code) = match error {
+        AuthError::TooManySecrets => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
+        AuthError::SecretLife(_) => (StatusCode::BAD_REQUEST, ErrorCode::InvalidValue),
+        _ => return unauthorized(error),
+    };
+    let mut response = error_response(status, &WireError::new(code, error.to_string()));
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        // By then some of the shortest-lived ones are over.
+        let seconds = HeaderValue::from(*auth::SECRET_SECONDS.start());
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
     response
 }

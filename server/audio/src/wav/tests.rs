@@ -53,6 +53,8 @@ fn channels_are_averaged_up_to_eight() {
         let wanted = frame.iter().sum::<f32>() / f32::from(channels);
         assert_eq!(read_mono(&path, ANY).expect("valid").samples, [wanted; 5]);
     }
+    let path = write(&folder, WavSpec { channels: 2, ..FLOAT }, &[f32::MAX; 4]);
+    assert_eq!(read_mono(&path, ANY).expect("valid").samples, [f32::MAX; 2], "their sum would be infinite");
     let path = write(&folder, WavSpec { channels: 9, ..FLOAT }, &[0.0f32; 18]);
     let message = read_mono(&path, ANY).expect_err("9 channels").to_string();
     assert!(message.contains("9 channels; 1 to 8 are accepted"), "{message}");

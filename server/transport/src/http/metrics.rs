@@ -16,6 +16,7 @@ use crate::pacer::Packet;
 
 const SESSIONS: &str = "duologue_sessions";
 const SESSIONS_TOTAL: &str = "duologue_sessions_total";
+const CONNECTIONS_REFUSED_TOTAL: &str = "duologue_connections_refused_total";
 const QUEUE_LENGTH: &str = "duologue_queue_length";
 const STEP_SECONDS: &str = "duologue_step_seconds";
 const TTFB_SECONDS: &str = "duologue_ttfb_seconds";
@@ -58,6 +59,7 @@ fn builder() -> PrometheusBuilder {
 fn describe() {
     describe_gauge!(SESSIONS, "Sessions that run, by mode");
     describe_counter!(SESSIONS_TOTAL, "Sessions that ended or were refused, by outcome");
+    describe_counter!(CONNECTIONS_REFUSED_TOTAL, "Connections turned away because too many were open");
     describe_gauge!(QUEUE_LENGTH, "Clients that wait for a session");
     describe_histogram!(
         STEP_SECONDS,
@@ -151,6 +153,11 @@ pub fn session_refused(refusal: &Refusal) {
         Refusal::KeyLimit { .. } => "refused_key_limit",
     };
     counter!(SESSIONS_TOTAL, "outcome" => outcome).increment(1);
+}
+
+/// A connection found no place.
+pub fn connection_refused() {
+    counter!(CONNECTIONS_REFUSED_TOTAL).increment(1);
 }
 
 /// The queue has changed.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum_server::Handle;
+use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
@@ -19,6 +20,8 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+
+use super::door::Door;
 
 /// How long a client may take for its TLS handshake, and for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -143,8 +146,9 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     Sha256::digest(certificate).iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 
-/// Serves the routes until `handle` is told to stop. A WebSocket that is open then is no longer counted as a connection:
-/// end the sessions first. When the process has no file handle left, new connections wait.
+/// Serves the routes until `handle` is told to stop, to `connections` clients at once ([`Door`] says what becomes of more).
+/// A WebSocket that is open at the stop is no longer waited for: end the sessions first. When the process has no file
+/// handle left, new connections wait.
 ///
 /// # Errors
 /// When the socket cannot be used.
@@ -152,6 +156,7 @@ pub async fn serve(
     listener: TcpListener,
     routes: Router,
     tls: Option<&Tls>,
+    connections: usize,
     handle: Handle<SocketAddr>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -160,10 +165,10 @@ pub async fn serve(
     // Without a timer hyper would wait for a request's head for ever.
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     match tls {
-        None => server.serve(routes).await,
+        None => server.acceptor(Door::new(DefaultAcceptor, connections)).serve(routes).await,
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls.config.clone()).handshake_timeout(PATIENCE);
-            server.acceptor(acceptor).serve(routes).await
+            server.acceptor(Door::new(acceptor, connections)).serve(routes).await
         }
     }
 }

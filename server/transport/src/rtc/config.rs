@@ -2,6 +2,7 @@
 //!
 //! Owns their meaning and their check. Must not open anything.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub struct PortRange {
 }
 
 /// A STUN or TURN server that clients are told to use (the fields of the browser's `RTCIceServer`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IceServer {
     /// `stun:`, `turn:` or `turns:` addresses.
@@ -29,6 +30,14 @@ pub struct IceServer {
     /// For TURN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+}
+
+impl fmt::Debug for IceServer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The credential stays out of logs.
+        let Self { urls, username, .. } = self;
+        out.debug_struct("IceServer").field("urls", urls).field("username", username).finish_non_exhaustive()
+    }
 }
 
 /// See the module.
@@ -151,6 +160,17 @@ mod tests {
         RtcConfig::default().validate().unwrap();
         assert_eq!(serde_json::from_str::<RtcConfig>("{}").unwrap(), RtcConfig::default());
         assert!(serde_json::from_str::<RtcConfig>(r#"{"port": 1}"#).is_err());
+    }
+
+    #[test]
+    fn a_credential_is_not_shown() {
+        let server = IceServer {
+            urls: vec!["turn:turn.example.com".to_owned()],
+            username: Some("duologue".to_owned()),
+            credential: Some("a-turn-password".to_owned()),
+        };
+        let shown = format!("{:?}", RtcConfig { ice_servers: vec![server], ..RtcConfig::default() });
+        assert!(shown.contains("turn.example.com") && !shown.contains("a-turn-password"), "{shown}");
     }
 
     #[test]

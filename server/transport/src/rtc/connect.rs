@@ -169,7 +169,8 @@ async fn answer(
             ..Default::default()
         }],
     )));
-    let sender = connection.add_track(Arc::clone(&track)).await.map_err(failed)?;
+    // fails when the codecs of the offer fit none of ours, whatever its lines say
+    let sender = connection.add_track(Arc::clone(&track)).await.map_err(offer_error)?;
     let answer = connection.create_answer(None).await.map_err(offer_error)?;
     connection.set_local_description(answer).await.map_err(offer_error)?;
     tokio::time::timeout(GATHER_WITHIN, gathered.wait_for(|gathered| *gathered))

@@ -110,7 +110,7 @@ async fn plain_http_is_served_and_ends_when_told() {
     let address = listener.local_addr().unwrap();
     let handle = Handle::new();
     let server =
-        tokio::spawn(serve(listener, Router::new().route("/", get(|| async { "hello" })), None, handle.clone()));
+        tokio::spawn(serve(listener, Router::new().route("/", get(|| async { "hello" })), None, 8, handle.clone()));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
