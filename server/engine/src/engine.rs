@@ -248,11 +248,11 @@ impl SessionHandle {
                 let work = self.prompt.take().expect("a session is prepared once. This is a bug.");
                 self.send(FrontCommand::Prepare { slot, work })
             }
-            Work::Unit { unit, turn, audio, frames, force_listen, ready_at } => {
+            Work::Unit { unit, turn, audio, frames, force_listen, cuts, ready_at } => {
                 let deadline = clock_zero + ready_at + self.chunk;
                 self.send(FrontCommand::Unit {
                     slot,
-                    work: UnitWork { unit, turn, audio, frames, force_listen, deadline },
+                    work: UnitWork { unit, turn, audio, frames, force_listen, cuts, deadline },
                 })
             }
             Work::Fence { turn } => {

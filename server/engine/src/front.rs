@@ -52,7 +52,7 @@ impl FrontThread {
                     continue;
                 }
                 FrontCommand::Prepare { slot, work } => (slot, self.prepare(slot, work)),
-                FrontCommand::Unit { slot, work } => (slot, self.unit(slot, &work)),
+                FrontCommand::Unit { slot, work } => (slot, self.unit(slot, work)),
             };
             if let Err(error) = result {
                 tracing::warn!(slot, %error, "front stage failed, session ends");
@@ -90,7 +90,7 @@ impl FrontThread {
         Ok(())
     }
 
-    fn unit(&mut self, slot: usize, work: &UnitWork) -> Result<(), EngineError> {
+    fn unit(&mut self, slot: usize, work: UnitWork) -> Result<(), EngineError> {
         let Some(session) = &mut self.slots[slot] else { return Ok(()) };
         let apm = self.apm.as_mut().ok_or(MISSING_APM)?;
         let mut timings = UnitTimings::default();
@@ -120,6 +120,7 @@ impl FrontThread {
             turn: work.turn,
             deadline: work.deadline,
             force_listen: work.force_listen,
+            cuts: work.cuts,
             images,
             audio: rows?,
             apm_kv: [before, session.cache.len()],

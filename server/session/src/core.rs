@@ -26,6 +26,8 @@ pub use types::{
     TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
 
+use crate::heard::{SpokenUnits, WordCut};
+
 #[derive(Debug)]
 struct InFlight {
     unit: UnitId,
@@ -62,6 +64,10 @@ pub struct DuplexSession {
     force_listen: bool,
     /// Speech was stopped and nothing of the new fence has come yet: nothing is left that could be stopped again.
     interrupted: bool,
+    /// `None` when the history stays whole.
+    spoken: Option<SpokenUnits>,
+    /// Samples of all speech that were heard, while an interruption waits for the next unit.
+    heard: Option<u64>,
     stats: CoreStats,
 }
 
@@ -81,6 +87,8 @@ impl DuplexSession {
             speech_pending: 0,
             force_listen: false,
             interrupted: false,
+            spoken: config.cut_unheard.then(SpokenUnits::default),
+            heard: None,
             stats: CoreStats::default(),
             config,
         }
@@ -105,6 +113,7 @@ impl DuplexSession {
             }
             Input::ForceListen => self.force_listen = true,
             Input::Interrupt => self.interrupt(),
+            Input::Heard(samples) => self.stopped_at(samples),
             Input::Prepared(report) => self.prepared(report),
             Input::Unit(report) => self.unit_done(report),
             Input::Speech(report) => self.speech(report),
@@ -188,8 +197,20 @@ impl DuplexSession {
         self.force_listen = true;
         self.interrupted = true;
         let unplayed_samples = self.playout.flush(self.now);
+        let made = self.spoken.as_ref().map_or(0, SpokenUnits::made);
+        self.stopped_at(made.saturating_sub(unplayed_samples));
         self.work(Work::Fence { turn: self.turn });
         self.event(Event::Flush { turn: self.turn, unplayed_samples });
+    }
+
+    /// Nothing after the first `samples` samples of what was said so far will be heard.
+    fn stopped_at(&mut self, samples: u64) {
+        let Some(spoken) = &mut self.spoken else { return };
+        // A later word of the same stop must not reach what is said after it.
+        if self.heard.is_none() {
+            spoken.stop();
+        }
+        self.heard = Some(samples.min(spoken.made()));
     }
 
     fn prepared(&mut self, report: PreparedReport) {
@@ -212,6 +233,9 @@ impl DuplexSession {
             self.interrupted = false;
             self.speech_pending += i64::from(report.end.speaks());
         }
+        if let Some(spoken) = &mut self.spoken {
+            spoken.unit(&report, stale);
+        }
         let unit_time = self.now - flight.ready_at;
         self.event(Event::Unit { report, unit_time, stale });
     }
@@ -228,6 +252,9 @@ impl DuplexSession {
             self.speech_pending -= 1;
         }
         self.playout.add(self.now, report.samples.len());
+        if let Some(spoken) = &mut self.spoken {
+            spoken.speech(&report);
+        }
         self.event(Event::Speech(report));
     }
 
@@ -264,7 +291,17 @@ impl DuplexSession {
         self.next_unit.0 += 1;
         *in_flight = Some(InFlight { unit, ready_at, deadline_reported: false });
         let force_listen = std::mem::take(&mut self.force_listen);
-        self.work(Work::Unit { unit, turn: self.turn, audio, frames, force_listen, ready_at });
+        let cuts = self.settle_heard();
+        self.work(Work::Unit { unit, turn: self.turn, audio, frames, force_listen, cuts, ready_at });
+    }
+
+    /// An interruption comes to its end: what was not heard shall be forgotten.
+    fn settle_heard(&mut self) -> Vec<WordCut> {
+        let (Some(spoken), Some(heard_samples)) = (&mut self.spoken, self.heard.take()) else { return Vec::new() };
+        let units = spoken.take_unheard(heard_samples);
+        let cuts = units.iter().map(|unit| unit.cut).collect();
+        self.event(Event::Truncated { heard_samples, units });
+        cuts
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Duplex;
 use crate::dialogue::UnitEnd;
+use crate::heard::{HeardUnit, WordCut};
 use crate::window::WindowState;
 
 /// Waiting units before the oldest goes: two seconds of stall are caught up, more would only be heard late.
@@ -39,10 +40,12 @@ pub struct CoreConfig {
     pub backlog_units: usize,
     /// Frames that may come with one unit.
     pub frames_per_unit: usize,
+    /// After an interruption the model forgets what was not heard.
+    pub cut_unheard: bool,
 }
 
 impl CoreConfig {
-    /// The manifest's numbers with the standard limits. `output_rate_hz` is `token2wav.sample_rate_hz`.
+    /// The manifest's numbers with the standard limits; nothing is forgotten. `output_rate_hz` is `token2wav.sample_rate_hz`.
     pub fn new(duplex: &Duplex, output_rate_hz: u32) -> Self {
         let chunk = Duration::from_millis(u64::from(duplex.chunk_ms));
         Self {
@@ -51,6 +54,7 @@ impl CoreConfig {
             output_rate_hz,
             backlog_units: BACKLOG_UNITS,
             frames_per_unit: FRAMES_PER_UNIT,
+            cut_unheard: false,
         }
     }
 }
@@ -149,6 +153,8 @@ pub struct SpeechReport {
     pub samples: Vec<i16>,
     /// The unit's TTS codes so far.
     pub codes: Vec<u32>,
+    /// Samples that all codes of the unit come to; until `done` as many as a unit may have. `samples` lags behind.
+    pub sound_samples: usize,
     /// No more pieces of this unit. Comes exactly once for a unit whose [`UnitEnd::speech`] is not `None`, before or
     /// after its [`UnitReport`].
     pub done: bool,
@@ -170,6 +176,9 @@ pub enum Input {
     /// Barge-in: speech stops now and the next unit must listen. No effect while nothing is spoken, which includes
     /// the time from one barge-in to the report of the unit that it forced to listen.
     Interrupt,
+    /// Playback of what was said so far was stopped, after the first so many samples of all speech of the session. It
+    /// replaces the clock's word of an [`Input::Interrupt`], or the word before, until the next unit is dispatched.
+    Heard(u64),
     /// Answer to [`Work::Prepare`].
     Prepared(PreparedReport),
     /// Answer to [`Work::Unit`].
@@ -212,6 +221,8 @@ pub enum Work {
         frames: Vec<Frame>,
         /// It must listen.
         force_listen: bool,
+        /// What leaves the cache before it.
+        cuts: Vec<WordCut>,
         /// When its audio was complete, on the driver's clock. Its deadline counts from here, not from the dispatch:
         /// a unit that waited in the backlog has used up part of its time.
         ready_at: Duration,
@@ -256,6 +267,13 @@ pub enum Event {
         turn: TurnId,
         /// Samples that were still to be played, by the clock.
         unplayed_samples: u64,
+    },
+    /// What was heard of interrupted speech is settled: the rest leaves the model's history.
+    Truncated {
+        /// Samples of all speech of the session that were heard.
+        heard_samples: u64,
+        /// The units that were not heard to their end, oldest first.
+        units: Vec<HeardUnit>,
     },
     /// All speech received so far is played, by the clock.
     PlayoutEnded {
