@@ -8,7 +8,7 @@ use duologue_session::barge_in::BargeInConfig;
 use duologue_transport::http::auth::KeyRing;
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
-use duologue_transport::http::{AppState, Settings, router};
+use duologue_transport::http::{AppState, Assets, Settings, router};
 use duologue_transport::record::Shelf;
 use duologue_transport::rtc::RtcConfig;
 use duologue_transport::{Backend, Limits, SessionManager};
@@ -32,13 +32,35 @@ pub struct Server {
     pub manager: SessionManager,
 }
 
+/// What a test may want of its server.
+pub struct ServerOptions {
+    /// Of its sessions.
+    pub limits: Limits,
+    /// A place for recordings; none are made without.
+    pub recordings: Option<Shelf>,
+    /// The web client; there is none unless it is set.
+    pub assets: Assets,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { limits: Limits::default(), recordings: None, assets: |_| None }
+    }
+}
+
+impl std::fmt::Debug for ServerOptions {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ServerOptions").field("recordings", &self.recordings).finish_non_exhaustive()
+    }
+}
+
 impl Server {
     /// Serves `backend` without keys on loopback.
     ///
     /// # Panics
     /// If this machine has no free port.
     pub async fn start(backend: impl Backend, limits: Limits) -> Self {
-        Self::start_recording(backend, limits, None).await
+        Self::start_with(backend, ServerOptions { limits, ..ServerOptions::default() }).await
     }
 
     /// The same, with a place for recordings.
@@ -46,13 +68,22 @@ impl Server {
     /// # Panics
     /// If this machine has no free port.
     pub async fn start_recording(backend: impl Backend, limits: Limits, recordings: Option<Shelf>) -> Self {
+        Self::start_with(backend, ServerOptions { limits, recordings, ..ServerOptions::default() }).await
+    }
+
+    /// The same, with everything that can be chosen.
+    ///
+    /// # Panics
+    /// If this machine has no free port.
+    pub async fn start_with(backend: impl Backend, options: ServerOptions) -> Self {
+        let ServerOptions { limits, recordings, assets } = options;
         let manager = SessionManager::new(Arc::new(backend), limits, BargeInConfig::default()).expect("valid rules");
         let settings = Settings {
             keys: KeyRing::new(Vec::new()),
             origins: Origins::new(&[], true).expect("no origins to read"),
             rates: RateLimits::default(),
             messages: duologue_proto::wire::Limits::default(),
-            assets: |_| None,
+            assets,
             demo_pages: None,
             webrtc: Some(RtcConfig::default()),
             recordings,
