@@ -85,7 +85,7 @@ test: build bundle vad $(CLIENTS)/.installed ## every test: Rust, golden session
 	@bash .ci/system-packages test
 	cargo test --release --locked --workspace
 	cd $(WEB) && npm test --silent
-	node --test --test-reporter=spec tests/browser/talk.mjs
+	node --test --test-reporter=spec tests/browser/talk.mjs tests/browser/scripted.mjs
 	node --test --test-reporter=spec tests/browser/demo.mjs
 	$(CLIENTS)/bin/python -m pytest -q tests/interop
 	cd models && ../$(PY) -m pytest

@@ -187,6 +187,7 @@ fn answers_of(
         decoded: vec![2; 3],
         text: text.into(),
         speech_ids: vec![],
+        word_ends: word_ends(text),
         speech,
         reset: TurnReset::None,
         turn_open: speech == SpeechOrder::Continue,
@@ -211,11 +212,18 @@ fn answers_of(
             turn,
             samples: tone(unit.0),
             codes: vec![1; 25],
+            sound_samples: OUTPUT_RATE as usize,
             done: true,
             timings: SpeechTimings::default(),
         })));
     }
     answers
+}
+
+/// Where each word of a text ends, in bytes.
+fn word_ends(text: &str) -> Vec<usize> {
+    let spaces = text.match_indices(' ').map(|(at, _)| at);
+    spaces.chain((!text.is_empty()).then_some(text.len())).collect()
 }
 
 /// A second of a 440 Hz tone whose phase goes on from unit to unit.

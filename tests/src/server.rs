@@ -9,7 +9,7 @@ use duologue_session::barge_in::BargeInConfig;
 use duologue_transport::http::auth::KeyRing;
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
-use duologue_transport::http::{AppState, Settings, router, tls};
+use duologue_transport::http::{AppState, Assets, Settings, router, tls};
 use duologue_transport::record::Shelf;
 use duologue_transport::rtc::RtcConfig;
 use duologue_transport::{Backend, Limits, SessionManager};
@@ -25,17 +25,24 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a test may want otherwise than usual.
-#[derive(Debug, Clone)]
 pub struct Setup {
     /// A place for recordings.
     pub recordings: Option<Shelf>,
     /// Connections at once.
     pub connections: usize,
+    /// The web client; there is none unless it is set.
+    pub assets: Assets,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { recordings: None, connections: 512 }
+        Self { recordings: None, connections: 512, assets: |_| None }
+    }
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Setup").field("recordings", &self.recordings).finish_non_exhaustive()
     }
 }
 
@@ -62,14 +69,14 @@ impl Server {
     /// # Panics
     /// If this machine has no free port.
     pub async fn start_with(backend: impl Backend, limits: Limits, setup: Setup) -> Self {
-        let Setup { recordings, connections } = setup;
+        let Setup { recordings, connections, assets } = setup;
         let manager = SessionManager::new(Arc::new(backend), limits, BargeInConfig::default()).expect("valid rules");
         let settings = Settings {
             keys: KeyRing::new(Vec::new()),
             origins: Origins::new(&[], true).expect("no origins to read"),
             rates: RateLimits::default(),
             messages: duologue_proto::wire::Limits::default(),
-            assets: |_| None,
+            assets,
             demo_pages: None,
             webrtc: Some(RtcConfig::default()),
             recordings,

@@ -82,6 +82,10 @@ impl Client {
             SessionEvent::TurnBegan { turn } => format!("reply {turn}"),
             SessionEvent::TurnDone { turn } => format!("reply {turn} done"),
             SessionEvent::Flush { turn, cause } => format!("flush before {turn} {cause:?}"),
+            SessionEvent::Truncated { turn, heard, units } => {
+                let units: Vec<String> = units.iter().map(|(unit, text)| format!("{unit}: {text}")).collect();
+                format!("heard {} of {turn}, cut {units:?}", heard.as_millis())
+            }
             SessionEvent::Hold { .. } => "hold".to_owned(),
             SessionEvent::Unhold { .. } => "unhold".to_owned(),
             SessionEvent::Voice { speaking, .. } => format!("voice {speaking}"),
@@ -175,6 +179,73 @@ async fn the_stop_button_flushes_and_the_next_unit_listens() {
     assert!(script.contains(&"1500 flush before 1 Client".to_owned()), "{script:#?}");
     assert!(script.contains(&"3000 unit 2 says three".to_owned()), "unit 1 must listen, unit 2 may speak: {script:#?}");
     assert!(script.iter().all(|line| !line.contains("says two")), "{script:#?}");
+}
+
+const FOUR_WORDS: [Plan; 2] = [Plan::Speak("one two three four"), Plan::Speak("five six")];
+
+/// What the client is told of what was heard.
+fn heard(script: &[String]) -> Vec<&str> {
+    script.iter().filter_map(|line| Some(line.split_once(" heard ")?.1)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_client_without_a_play_head_the_servers_pace_tells_what_was_heard() {
+    let manager = manager(ScriptedBackend::new(1, &FOUR_WORDS), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(1500, 0.0).await;
+    client.send(SessionCommand::Interrupt).await;
+    client.mic(1000, 0.0).await;
+    let script = client.script();
+    assert_eq!(heard(&script), [r#"500 of 0, cut ["0: one two"]"#], "{script:#?}");
+    assert!(script.iter().any(|line| line.starts_with("2000 heard")), "with the next unit: {script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clients_last_word_tells_what_was_heard() {
+    let manager = manager(ScriptedBackend::new(1, &FOUR_WORDS), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(1500, 0.0).await;
+    client.send(SessionCommand::Playback { turn: 0, played: ms(100) }).await;
+    client.send(SessionCommand::Interrupt).await;
+    client.mic(100, 0.0).await;
+    client.send(SessionCommand::Playback { turn: 0, played: ms(260) }).await;
+    client.mic(900, 0.0).await;
+    // Too late, and of a reply that never was.
+    client.send(SessionCommand::Playback { turn: 0, played: ms(900) }).await;
+    client.send(SessionCommand::Playback { turn: 9, played: ms(900) }).await;
+    client.mic(1000, 0.0).await;
+    let script = client.script();
+    assert_eq!(heard(&script), [r#"260 of 0, cut ["0: one"]"#], "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_only_still_played_is_cut_as_well() {
+    let plans = [Plan::Speak("one two three four"), Plan::End("five six")];
+    let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(2700, 0.0).await;
+    // The model is through with it; the listener hears its second half, a pause later.
+    client.send(SessionCommand::Pause(ms(60_000))).await;
+    client.listen(client.now() + 5_000).await;
+    client.send(SessionCommand::Resume).await;
+    client.listen(client.now() + 100).await;
+    client.send(SessionCommand::Interrupt).await;
+    client.mic(400, 0.0).await;
+    let script = client.script();
+    assert_eq!(heard(&script), [r#"1800 of 0, cut []"#], "most of the last word was heard: {script:#?}");
+    assert!(script.iter().any(|line| line.contains("flush before 1")), "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_stays_whole_where_that_is_wanted() {
+    let rules = BargeInConfig { cut_unheard: false, ..BargeInConfig::default() };
+    let backend = Arc::new(ScriptedBackend::new(1, &FOUR_WORDS));
+    let manager = SessionManager::new(backend, Limits::default(), rules).expect("valid rules");
+    let mut client = Client::open(&manager);
+    client.mic(1500, 0.0).await;
+    client.send(SessionCommand::Interrupt).await;
+    client.mic(1000, 0.0).await;
+    assert!(heard(&client.script()).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -164,6 +164,9 @@ fn words(event: &SessionEvent) -> Option<String> {
         SessionEvent::TurnBegan { turn } => format!("reply {turn} begins"),
         SessionEvent::TurnDone { turn } => format!("reply {turn} done"),
         SessionEvent::Flush { turn, cause } => format!("flush before reply {turn}, by {cause:?}"),
+        SessionEvent::Truncated { turn, heard, .. } => {
+            format!("reply {turn} was heard for {} ms", heard.as_millis())
+        }
         SessionEvent::Hold { turn } => format!("hold of reply {turn}"),
         SessionEvent::Unhold { turn } => format!("unhold of reply {turn}"),
         SessionEvent::Voice { speaking, .. } => format!("voice {}", if *speaking { "begins" } else { "ends" }),
@@ -171,6 +174,7 @@ fn words(event: &SessionEvent) -> Option<String> {
         SessionEvent::Resumed => "resumed".to_owned(),
         SessionEvent::UnitDropped => "unit dropped".to_owned(),
         SessionEvent::FrameDropped => "picture dropped".to_owned(),
+        SessionEvent::TextDropped => "typed question dropped".to_owned(),
         SessionEvent::Draining(limit) => format!("draining within {} ms", limit.as_millis()),
         SessionEvent::Closed(cause) => format!("closed: {}", cause.detail()),
     })

@@ -7,6 +7,8 @@ export interface CaptionPiece {
   /** Place within the turn's audio; null until its speech was made. */
   startMs: number | null;
   endMs: number | null;
+  /** What was heard of it, once the server has settled that for an interrupted turn. */
+  heard: string | null;
 }
 
 export interface CaptionTurn {
@@ -50,14 +52,14 @@ export class Captions {
   /** Text of a unit; its place in the turn comes with `speech`. */
   append(turn: number, text: string, unit: number): void {
     const { startMs = null, endMs = null } = this.#spans.get(unit) ?? {};
-    this.#turnOrNew(turn).pieces.push({ text, unit, startMs, endMs });
+    this.#turnOrNew(turn).pieces.push({ text, unit, startMs, endMs, heard: null });
   }
 
   /** Text with its place on the session's clock, from a server that says no more. */
   appendAt(turn: number, text: string, startMs: number, endMs: number): void {
     const origin = this.#origin.get(turn) ?? startMs;
     this.#origin.set(turn, origin);
-    this.#turnOrNew(turn).pieces.push({ text, unit: null, startMs: startMs - origin, endMs: endMs - origin });
+    this.#turnOrNew(turn).pieces.push({ text, unit: null, startMs: startMs - origin, endMs: endMs - origin, heard: null });
   }
 
   /** A unit's words take this place in the turn's audio; its speech may come in several pieces. */
@@ -82,6 +84,11 @@ export class Captions {
     for (const item of this.items) {
       if (item.kind === "model" && item.turn < turn && item.state === "speaking") item.state = "interrupted";
     }
+  }
+
+  /** An interrupted turn was heard so far: of the units in `cut` only that text, the others to their end. */
+  truncate(turn: number, cut: Map<number, string>): void {
+    for (const piece of this.#turn(turn)?.pieces ?? []) piece.heard = cut.get(piece.unit ?? -1) ?? piece.text;
   }
 
   played(turn: number, playedMs: number): boolean {
@@ -124,7 +131,7 @@ export class Captions {
   toText(): string {
     return this.items
       .map((item) => {
-        if (item.kind === "model") return `Duologue: ${item.pieces.map((piece) => piece.text).join("")}`;
+        if (item.kind === "model") return `Duologue: ${item.pieces.map(({ text, heard }) => heard ?? text).join("")}`;
         if (item.kind === "user") return `You: ${item.text || `(spoke ${seconds(item)})`}`;
         return `(${item.text})`;
       })
@@ -153,8 +160,11 @@ export class Captions {
 export function heard(turn: CaptionTurn): { heard: string; rest: string } {
   let said = "";
   let rest = "";
-  for (const { text, startMs, endMs } of turn.pieces) {
-    if (startMs === null || endMs === null || startMs >= turn.playedMs) rest += text;
+  for (const { text, startMs, endMs, heard } of turn.pieces) {
+    if (heard !== null) {
+      said += heard;
+      rest += text.slice(heard.length);
+    } else if (startMs === null || endMs === null || startMs >= turn.playedMs) rest += text;
     else if (endMs <= turn.playedMs) said += text;
     else {
       const part = Math.round(((turn.playedMs - startMs) / (endMs - startMs)) * text.length);

@@ -167,6 +167,9 @@ export class Session {
         return this.#turn(event);
       case "duologue.flush":
         return this.#flush(event);
+      case "duologue.truncated":
+        this.captions.truncate(event.turn, new Map(event.units.map(({ unit, text }) => [unit, text])));
+        return this.#listener.captions();
       case "duologue.hold":
         this.player?.hold(event.turn);
         this.interruptions.hold(this.#options.audioNow(), this.#options.voice()?.start ?? null);

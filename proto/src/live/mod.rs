@@ -27,7 +27,7 @@ pub use extension::{
 pub use server::{
     AudioDelta, CloseDetail, CloseReason, ContextAppended, ContextWindow, Draining, Dropped, DroppedKind, ErrorBody,
     ErrorEvent, Flush, FlushCause, Hold, Info, Paused, Queued, ServerEvent, ServerMessage, SessionClosed,
-    SessionSnapshot, Speech, SpeechStages, TranscriptDelta, Turn, TurnState, Unit, UnitStages, Usage, UsageUpdated,
-    VoiceActivity, parse_server,
+    SessionSnapshot, Speech, SpeechStages, TranscriptDelta, Truncated, TruncatedUnit, Turn, TurnState, Unit,
+    UnitStages, Usage, UsageUpdated, VoiceActivity, parse_server,
 };
 pub use session::{SessionResource, SessionStatus};

@@ -56,6 +56,8 @@ wire_events! {
         "duologue.turn" => Turn(Turn),
         /// Drop what is buffered of older turns.
         "duologue.flush" => Flush(Flush),
+        /// What was heard of an interrupted turn is settled.
+        "duologue.truncated" => Truncated(Truncated),
         /// The user may be interrupting: stand still, keep what is buffered.
         "duologue.hold" => Hold(Hold),
         /// It was nothing: go on playing.
@@ -374,6 +376,26 @@ pub struct Flush {
     pub turn: u64,
     /// Who interrupted.
     pub cause: FlushCause,
+}
+
+/// `duologue.truncated`: what was heard of an interrupted turn; the model has forgotten the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncated {
+    /// The turn.
+    pub turn: u64,
+    /// Its audio that was heard.
+    pub audio_end_ms: u64,
+    /// The units that were not heard to their end; all others of the turn were.
+    pub units: Vec<TruncatedUnit>,
+}
+
+/// A unit that was not heard to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TruncatedUnit {
+    /// Number of the unit.
+    pub unit: u64,
+    /// What was heard of its text.
+    pub text: String,
 }
 
 /// `duologue.hold` and `duologue.unhold`.

@@ -9,7 +9,7 @@ use duologue_audio::chunker::Chunker;
 use duologue_audio::mel::StreamingMel;
 use duologue_model::{ApmCache, StreamOptions};
 use duologue_session::{
-    CodeSampler, Dialogue, Frame, Mode, SpeechOrder, SpeechTurn, TurnId, TurnReset, UnitId, UnitTimings,
+    CodeSampler, Dialogue, Frame, Mode, SpeechOrder, SpeechTurn, TurnId, TurnReset, UnitId, UnitTimings, WordCut,
 };
 
 use crate::events::EventSink;
@@ -95,6 +95,8 @@ pub struct UnitWork {
     pub text: String,
     /// Listen whatever the model wants.
     pub force_listen: bool,
+    /// Words that leave the LLM cache before it.
+    pub cuts: Vec<WordCut>,
     /// When the unit must be finalized.
     pub deadline: Instant,
 }
@@ -122,6 +124,7 @@ pub(crate) struct UnitInput {
     pub turn: TurnId,
     pub deadline: Instant,
     pub force_listen: bool,
+    pub cuts: Vec<WordCut>,
     /// Per picture its slices, each [queries, hidden].
     pub images: Vec<Vec<Vec<f32>>>,
     /// [n, hidden]

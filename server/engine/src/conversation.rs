@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use duologue_session::{
-    CloseReason, CoreConfig, DuplexSession, Event, Frame, Input, Output, PreparedReport, SessionConfig, SpeechOrder,
-    SpeechTimings, UnitReport,
+    CloseReason, CoreConfig, DuplexSession, Event, Frame, Input, Mode, Output, PreparedReport, SessionConfig,
+    SpeechOrder, SpeechTimings, UnitReport,
 };
 
 use crate::engine::{Engine, OpenOptions, SessionHandle};
@@ -72,7 +72,8 @@ impl Conversation {
     pub fn begin(engine: &Engine, config: &SessionConfig, options: OpenOptions) -> Result<Self, EngineError> {
         let manifest = engine.bundle().manifest();
         let output_rate = manifest.token2wav.as_ref().map_or(manifest.duplex.sample_rate_hz, |t| t.sample_rate_hz);
-        let core_config = CoreConfig::new(&manifest.duplex, output_rate);
+        let mut core_config = CoreConfig::new(&manifest.duplex, output_rate);
+        core_config.cut_unheard = config.mode == Mode::Live;
         let unit_samples = core_config.unit_samples;
         let core = DuplexSession::new(core_config, Duration::ZERO);
         let handle = engine.open(config, options)?;
@@ -135,6 +136,15 @@ impl Conversation {
     /// [`EngineError::Stopped`].
     pub fn interrupt(&mut self) -> Result<(), EngineError> {
         self.core.handle(self.begin.elapsed(), Input::Interrupt);
+        self.drain()
+    }
+
+    /// What of all speech so far was heard when it was stopped, in samples, where the caller knows better than the clock.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`].
+    pub fn heard(&mut self, samples: u64) -> Result<(), EngineError> {
+        self.core.handle(self.begin.elapsed(), Input::Heard(samples));
         self.drain()
     }
 

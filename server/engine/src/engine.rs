@@ -248,7 +248,7 @@ impl SessionHandle {
                 let work = self.prompt.take().expect("a session is prepared once. This is a bug.");
                 self.send(FrontCommand::Prepare { slot, work })
             }
-            Work::Unit { unit, turn, audio, frames, text, force_listen, ready_at } => {
+            Work::Unit { unit, turn, audio, frames, text, force_listen, cuts, ready_at } => {
                 let deadline = clock_zero + ready_at + self.chunk;
                 let text = match self.inner.bundle.manifest().prompt.typed {
                     _ if text.is_empty() => text,
@@ -257,7 +257,7 @@ impl SessionHandle {
                 };
                 self.send(FrontCommand::Unit {
                     slot,
-                    work: UnitWork { unit, turn, audio, frames, text, force_listen, deadline },
+                    work: UnitWork { unit, turn, audio, frames, text, force_listen, cuts, deadline },
                 })
             }
             Work::Fence { turn } => {

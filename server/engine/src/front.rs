@@ -120,6 +120,7 @@ impl FrontThread {
             turn: work.turn,
             deadline: work.deadline,
             force_listen: work.force_listen,
+            cuts: work.cuts,
             images,
             audio: rows?,
             text: work.text,

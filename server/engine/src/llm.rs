@@ -187,9 +187,14 @@ impl LlmThread {
     /// `<unit>`, then `<image>` rows `</image>` and `<slice>` rows `</slice>` per picture, then the audio rows, then what was
     /// typed, in one call.
     fn prefill(&mut self, slot: usize, input: UnitInput) -> Result<(), EngineError> {
-        let UnitInput { unit, turn, deadline, force_listen, images, audio, text, apm_kv, mut timings } = input;
+        let UnitInput { unit, turn, deadline, force_listen, cuts, images, audio, text, apm_kv, mut timings } = input;
         let (start, cost) = timed(|| -> Result<_, EngineError> {
             let state = self.slots[slot].as_mut().expect("open while it works. This is a bug.");
+            for cut in cuts {
+                if let Some(edit) = state.session.dialogue.cut(cut) {
+                    apply(&mut self.llm, slot, edit)?;
+                }
+            }
             state.session.dialogue.begin_unit(self.llm.len(slot));
             let ids = self.ids;
             self.rows.clear();
@@ -325,12 +330,8 @@ impl LlmThread {
             self.feed_tokens(slot, &end.feed())?;
             let state = self.slots[slot].as_mut().expect("open while it works. This is a bug.");
             let finalized = state.session.dialogue.finalize(self.llm.len(slot), self.tokenizer.as_ref());
-            match finalized.edit {
-                None => {}
-                Some(CacheEdit::Drop { preserve, len }) => self.llm.remove(slot, preserve..preserve + len)?,
-                Some(CacheEdit::Rebuild { prefix, feed, units_len }) => {
-                    self.llm.splice(slot, prefix, &feed, units_len)?
-                }
+            if let Some(edit) = finalized.edit {
+                apply(&mut self.llm, slot, edit)?;
             }
             Ok(finalized.kv_len)
         });
@@ -352,6 +353,13 @@ impl LlmThread {
             timings: run.timings,
         })));
         Ok(())
+    }
+}
+
+fn apply(llm: &mut Llm, slot: usize, edit: CacheEdit) -> Result<(), ModelError> {
+    match edit {
+        CacheEdit::Drop { preserve, len } => llm.remove(slot, preserve..preserve + len),
+        CacheEdit::Rebuild { prefix, feed, units_len } => llm.splice(slot, prefix, &feed, units_len),
     }
 }
 

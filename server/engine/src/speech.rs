@@ -315,11 +315,13 @@ impl SpeechThread {
 
     fn report(&mut self, slot: usize, speaking: &mut Speaking, done: bool) {
         let session = &self.slot(slot).session;
+        let codes = session.sampler.codes().to_vec();
         session.events.send(EngineEvent::Speech(SpeechReport {
             unit: speaking.unit,
             turn: speaking.turn,
             samples: std::mem::take(&mut speaking.held),
-            codes: session.sampler.codes().to_vec(),
+            sound_samples: session.turn.sound_samples(codes.len(), done),
+            codes,
             done,
             timings: std::mem::take(&mut speaking.timings),
         }));

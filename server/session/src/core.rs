@@ -26,6 +26,8 @@ pub use types::{
     TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
 
+use crate::heard::{SpokenUnits, WordCut};
+
 #[derive(Debug)]
 struct InFlight {
     unit: UnitId,
@@ -64,6 +66,10 @@ pub struct DuplexSession {
     text: String,
     /// Speech was stopped and nothing of the new fence has come yet: nothing is left that could be stopped again.
     interrupted: bool,
+    /// `None` when the history stays whole.
+    spoken: Option<SpokenUnits>,
+    /// Samples of all speech that were heard, while an interruption waits for the next unit.
+    heard: Option<u64>,
     stats: CoreStats,
 }
 
@@ -84,6 +90,8 @@ impl DuplexSession {
             force_listen: false,
             text: String::new(),
             interrupted: false,
+            spoken: config.cut_unheard.then(SpokenUnits::default),
+            heard: None,
             stats: CoreStats::default(),
             config,
         }
@@ -109,6 +117,7 @@ impl DuplexSession {
             Input::Text(text) => self.take_text(&text),
             Input::ForceListen => self.force_listen = true,
             Input::Interrupt => self.interrupt(),
+            Input::Heard(samples) => self.stopped_at(samples),
             Input::Prepared(report) => self.prepared(report),
             Input::Unit(report) => self.unit_done(report),
             Input::Speech(report) => self.speech(report),
@@ -204,8 +213,20 @@ impl DuplexSession {
         self.force_listen = true;
         self.interrupted = true;
         let unplayed_samples = self.playout.flush(self.now);
+        let made = self.spoken.as_ref().map_or(0, SpokenUnits::made);
+        self.stopped_at(made.saturating_sub(unplayed_samples));
         self.work(Work::Fence { turn: self.turn });
         self.event(Event::Flush { turn: self.turn, unplayed_samples });
+    }
+
+    /// Nothing after the first `samples` samples of what was said so far will be heard.
+    fn stopped_at(&mut self, samples: u64) {
+        let Some(spoken) = &mut self.spoken else { return };
+        // A later word of the same stop must not reach what is said after it.
+        if self.heard.is_none() {
+            spoken.stop();
+        }
+        self.heard = Some(samples.min(spoken.made()));
     }
 
     fn prepared(&mut self, report: PreparedReport) {
@@ -228,6 +249,9 @@ impl DuplexSession {
             self.interrupted = false;
             self.speech_pending += i64::from(report.end.speaks());
         }
+        if let Some(spoken) = &mut self.spoken {
+            spoken.unit(&report, stale);
+        }
         let unit_time = self.now - flight.ready_at;
         self.event(Event::Unit { report, unit_time, stale });
     }
@@ -244,6 +268,9 @@ impl DuplexSession {
             self.speech_pending -= 1;
         }
         self.playout.add(self.now, report.samples.len());
+        if let Some(spoken) = &mut self.spoken {
+            spoken.speech(&report);
+        }
         self.event(Event::Speech(report));
     }
 
@@ -282,7 +309,17 @@ impl DuplexSession {
         let force_listen = std::mem::take(&mut self.force_listen);
         // A unit that must listen could not answer it.
         let text = if force_listen { String::new() } else { std::mem::take(&mut self.text) };
-        self.work(Work::Unit { unit, turn: self.turn, audio, frames, text, force_listen, ready_at });
+        let cuts = self.settle_heard();
+        self.work(Work::Unit { unit, turn: self.turn, audio, frames, text, force_listen, cuts, ready_at });
+    }
+
+    /// An interruption comes to its end: what was not heard shall be forgotten.
+    fn settle_heard(&mut self) -> Vec<WordCut> {
+        let (Some(spoken), Some(heard_samples)) = (&mut self.spoken, self.heard.take()) else { return Vec::new() };
+        let units = spoken.take_unheard(heard_samples);
+        let cuts = units.iter().map(|unit| unit.cut).collect();
+        self.event(Event::Truncated { heard_samples, units });
+        cuts
     }
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::candidates::SampleError;
 use crate::config::{ConfigError, Mode, SessionConfig};
+use crate::heard::WordCut;
 use crate::sampler::{Scratch, TextSampler};
 use crate::tokens::{TextDecoder, TokenIds, Tokens};
 use crate::window::{CacheEdit, UnitRecord, UnitWindow, WindowState};
@@ -101,6 +102,9 @@ pub struct UnitEnd {
     pub text: String,
     /// Fed tokens after the first step: ids of the TTS condition.
     pub speech_ids: Vec<u32>,
+    /// In live mode, for each of `speech_ids` but a `<|turn_eos|>` at their end: where its text ends in `text`, in bytes; a
+    /// letter that is spread over several tokens ends with the last one.
+    pub word_ends: Vec<usize>,
     /// Whether the TTS runs.
     pub speech: SpeechOrder,
     /// What the speech thread forgets first.
@@ -300,6 +304,13 @@ impl Dialogue {
         Finalized { edit, kv_len: self.window.kv_len() }
     }
 
+    /// Words that were not heard leave the cache; to be called between units. What the model hears next stands behind the
+    /// words that stay: rows computed while the others were there keep their values, but not their positions.
+    pub fn cut(&mut self, WordCut { unit, keep }: WordCut) -> Option<CacheEdit> {
+        assert!(matches!(self.phase, Phase::Idle), "words are cut between two units. This is a bug.");
+        self.window.cut(unit.0 as usize, keep)
+    }
+
     /// The turn is open: the model has begun to speak and not ended it.
     pub fn turn_open(&self) -> bool {
         self.turn_open
@@ -388,6 +399,13 @@ impl Dialogue {
             (true, Mode::Fidelity) => TurnReset::VocoderOnly,
             (true, Mode::Live) => TurnReset::All,
         };
+        let word_ends = match (self.mode, text) {
+            (Mode::Live, Some(text)) => {
+                let words = draft.speech_ids.len() - usize::from(draft.speech_ids.last() == Some(&self.ids.turn_eos));
+                word_ends(&draft.speech_ids[..words], &generated, text)
+            }
+            _ => Vec::new(),
+        };
         let end = UnitEnd {
             terminator,
             unit_end: self.ids.unit_end,
@@ -398,6 +416,7 @@ impl Dialogue {
             decoded: draft.decoded,
             text: if is_listen && !speaks_before_listen { String::new() } else { generated.clone() },
             speech_ids: draft.speech_ids,
+            word_ends,
             speech,
             reset,
             turn_open: self.turn_open,
@@ -406,9 +425,16 @@ impl Dialogue {
             ids: end.speech_ids.clone(),
             text: generated,
             is_listen: is_listen && !speaks_before_listen,
+            word_ends: end.word_ends.clone(),
         });
         Step::End(Box::new(end))
     }
+}
+
+/// See [`UnitEnd::word_ends`]; `whole` is the text of all ids.
+fn word_ends(ids: &[u32], whole: &str, text: &dyn TextDecoder) -> Vec<usize> {
+    let common = |part: String| part.bytes().zip(whole.bytes()).take_while(|(a, b)| a == b).count();
+    (1..=ids.len()).map(|n| whole.floor_char_boundary(common(text.decode(&ids[..n])))).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod code_sampler;
 pub mod config;
 pub mod core;
 pub mod dialogue;
+mod heard;
 pub mod sampler;
 pub mod speech;
 pub mod tokens;
@@ -34,6 +35,7 @@ pub use core::{
     SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
 pub use dialogue::{Dialogue, EndedBy, Finalized, SpeechOrder, Step, TurnReset, UnitEnd};
+pub use heard::{HeardUnit, SpokenUnits, WordCut};
 pub use sampler::{Scratch, TextSampler};
 pub use speech::{ChunkEnd, CodePlan, PlanRequest, SpeechError, SpeechTurn, VocoderCall};
 pub use tokens::{TextDecoder, TokenIds, Tokens};

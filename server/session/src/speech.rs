@@ -210,6 +210,11 @@ impl SpeechTurn {
         self.reset_vocoder();
     }
 
+    /// Samples of a unit with so many codes, or, until it is `done`, with as many as a unit may have.
+    pub fn sound_samples(&self, codes: usize, done: bool) -> usize {
+        self.rules.samples_per_code * if done { codes } else { self.codes_per_unit }
+    }
+
     /// Codes waiting for look-ahead or for the turn's end.
     pub fn buffer(&self) -> &[u32] {
         &self.buffer

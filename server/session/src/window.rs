@@ -65,7 +65,12 @@ pub struct UnitRecord {
     pub text: String,
     /// It listened: nothing of it enters `previous`.
     pub is_listen: bool,
+    /// Where the text of each word ends, see [`crate::UnitEnd::word_ends`].
+    pub word_ends: Vec<usize>,
 }
+
+/// Rows at the end of a unit: its terminator and `</unit>`.
+const CLOSING_ROWS: usize = 2;
 
 #[derive(Debug)]
 struct Unit {
@@ -155,6 +160,23 @@ impl UnitWindow {
             assert_eq!(self.kv_len, kv_len, "unit lengths do not add up to the cache length. This is a bug.");
         }
         edit
+    }
+
+    /// Forgets the words of finished unit number `unit` of the session from word `keep` on. `None` when it has no such
+    /// words, or has left the window: what it said is text in front of the units then and stays.
+    pub fn cut(&mut self, unit: usize, keep: usize) -> Option<CacheEdit> {
+        assert!(self.open_unit_start.is_none(), "words are cut between two units. This is a bug.");
+        let index = unit.checked_sub(self.dropped_units)?;
+        let before: usize = self.units.iter().take(index).map(|unit| unit.len).sum();
+        let Unit { len: rows, record } = self.units.get_mut(index)?;
+        let len = record.word_ends.len().checked_sub(keep).filter(|len| *len > 0)?;
+        let first = self.preserve + before + *rows - CLOSING_ROWS - record.ids.len() + keep;
+        record.ids.drain(keep..keep + len);
+        record.word_ends.truncate(keep);
+        record.text.truncate(record.word_ends.last().copied().unwrap_or(0));
+        *rows -= len;
+        self.kv_len -= len;
+        Some(CacheEdit::Drop { preserve: first, len })
     }
 
     /// The fields that the golden sessions record.

@@ -6,6 +6,7 @@
 mod events;
 mod link;
 mod listener;
+mod play_head;
 mod run;
 mod turns;
 

@@ -289,12 +289,14 @@ impl Visitor {
             BargeInMode::Model => None,
         };
         let info = backend.info();
+        let mut core = CoreConfig::new(&info.duplex, info.output_rate_hz);
+        core.cut_unheard = barge_in.cut_unheard && request.mode == Mode::Live;
         let (commands, inbox) = mpsc::channel(COMMAND_CAPACITY);
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let driver = Driver::new(DriverParts {
             session,
             wake,
-            core: CoreConfig::new(&info.duplex, info.output_rate_hz),
+            core,
             listener,
             output: Output { events, pace },
             limits: DriverLimits {

@@ -45,7 +45,8 @@ pub struct Pacer {
     pieces: VecDeque<Piece>,
     /// When what was handed out so far will have been played.
     played_at: Duration,
-    held: bool,
+    /// Since when it stands still.
+    held_at: Option<Duration>,
 }
 
 impl Pacer {
@@ -53,7 +54,7 @@ impl Pacer {
     /// If the rate is 0 or a packet holds no sample.
     pub fn new(pace: Option<Pace>, rate_hz: u32) -> Self {
         assert!(rate_hz > 0, "a rate of 0 Hz. This is a bug.");
-        let mut pacer = Self { pace: None, rate_hz, pieces: VecDeque::new(), played_at: Duration::ZERO, held: false };
+        let mut pacer = Self { pace: None, rate_hz, pieces: VecDeque::new(), played_at: Duration::ZERO, held_at: None };
         pacer.set_pace(pace);
         pacer
     }
@@ -78,7 +79,7 @@ impl Pacer {
 
     /// The next packet that is due at `now`.
     pub fn poll(&mut self, now: Duration) -> Option<Packet> {
-        if self.held || self.due_at().is_none_or(|due| due > now) {
+        if self.due_at().is_none_or(|due| due > now) {
             return None;
         }
         let piece = self.pieces.front_mut()?;
@@ -96,7 +97,7 @@ impl Pacer {
 
     /// When [`Self::poll`] has something next; `None` while it waits for speech or is held.
     pub fn due_at(&self) -> Option<Duration> {
-        if self.held || self.pieces.is_empty() {
+        if self.held_at.is_some() || self.pieces.is_empty() {
             return None;
         }
         Some(self.pace.map_or(Duration::ZERO, |pace| self.played_at.saturating_sub(pace.lead)))
@@ -104,14 +105,14 @@ impl Pacer {
 
     /// Stops handing out; what waits is kept. A client that holds too plays nothing meanwhile.
     pub fn hold(&mut self, now: Duration) {
-        self.held = true;
+        self.held_at = Some(now);
         // What the client has not played yet waits there; it is counted again when it goes on.
         self.played_at = self.played_at.max(now);
     }
 
     /// Goes on after [`Self::hold`]; `held_for` is how long playback stood still at the client.
     pub fn unhold(&mut self, held_for: Duration) {
-        if std::mem::take(&mut self.held) {
+        if self.held_at.take().is_some() {
             self.played_at += held_for;
         }
     }
@@ -119,7 +120,7 @@ impl Pacer {
     /// Forgets what waits and what the client was to play.
     pub fn flush(&mut self, now: Duration) {
         self.pieces.clear();
-        self.held = false;
+        self.held_at = None;
         self.played_at = now;
     }
 
@@ -131,6 +132,12 @@ impl Pacer {
     /// When everything handed out will have been played.
     pub fn played_at(&self) -> Duration {
         self.played_at
+    }
+
+    /// Samples that were handed out and are not played at `now`.
+    pub fn unplayed(&self, now: Duration) -> u64 {
+        let still_at = self.held_at.unwrap_or(now);
+        samples_in(self.played_at.saturating_sub(still_at), self.rate_hz) as u64
     }
 
     /// Nothing waits to be handed out.
@@ -203,6 +210,7 @@ mod tests {
         assert_eq!(run(&mut pacer, 30, 500), []);
         assert_eq!(pacer.due_at(), None);
         assert!(pacer.playing(ms(500)));
+        assert_eq!((pacer.unplayed(ms(30)), pacer.unplayed(ms(500))), (240, 240), "the client stands still as well");
         pacer.unhold(ms(470));
         let packets = run(&mut pacer, 500, 700);
         assert_eq!((packets.len(), packets[0].1), (3, 960));

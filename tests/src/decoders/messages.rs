@@ -38,6 +38,8 @@ fn info() -> BackendInfo {
         voices: vec!["default".into()],
         cloning: Some(0.5..=10.0),
         vision: true,
+        typed: true,
+        suggestions: vec![],
         default_instructions: String::new(),
         context_tokens: 8192,
     }

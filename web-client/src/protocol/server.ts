@@ -73,6 +73,12 @@ const EVENTS = {
   }),
   "duologue.turn": object({ ...ids, turn: number, state: oneOf("begin", "done", "interrupted") }),
   "duologue.flush": object({ ...ids, turn: number, cause: oneOf("voice", "client", "model") }),
+  "duologue.truncated": object({
+    ...ids,
+    turn: number,
+    audio_end_ms: number,
+    units: list(object({ unit: number, text: string })),
+  }),
   "duologue.hold": object({ ...ids, turn: number }),
   "duologue.unhold": object({ ...ids, turn: number }),
   "duologue.voice": object({ ...ids, speaking: boolean, at_ms: number }),

@@ -15,10 +15,11 @@ function microphone() {
   return wav([samples], MICROPHONE_RATE);
 }
 
-export async function openBrowser({ fake = true } = {}) {
+/** `voice` is the wav that the microphone plays over and over. */
+export async function openBrowser({ fake = true, voice = microphone() } = {}) {
   const folder = await mkdtemp(path.join(tmpdir(), "duologue-web-"));
   const file = path.join(folder, "microphone.wav");
-  await writeFile(file, microphone());
+  await writeFile(file, voice);
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     headless: true,

@@ -101,6 +101,20 @@ test("captions: the split is at a word, and nothing is lost or doubled", () => {
   assert.equal(captions.played(0, 100), false, "the play head does not go back");
 });
 
+test("captions: what the server has settled after an interruption counts, in the text too", () => {
+  const captions = new Captions();
+  captions.append(0, "Good morning", 4);
+  captions.append(0, " to you", 5);
+  captions.speech(0, 4, 0, 1000);
+  captions.speech(0, 5, 1000, 2000);
+  captions.played(0, 2000);
+  captions.truncate(0, new Map([[5, " to"]]));
+  const [turn] = captions.items;
+  assert.ok(turn?.kind === "model");
+  assert.deepEqual(heard(turn), { heard: "Good morning to", rest: " you" });
+  assert.equal(captions.toText(), "Duologue: Good morning to");
+});
+
 test("captions: voices with a breath between them are one", () => {
   const captions = new Captions();
   captions.userVoice(true, 0);

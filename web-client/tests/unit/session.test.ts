@@ -248,7 +248,7 @@ test("speech made before its unit is finished finds its words", async () => {
   last().says({ type: "session.output_transcript.delta", delta: "hi", start_ms: 1, end_ms: 2, duologue: { turn: 0 } });
   const [turn] = session.captions.items;
   assert.ok(turn?.kind === "model");
-  assert.deepEqual(turn.pieces, [{ text: "hi", unit: 5, startMs: 1000, endMs: 1800 }]);
+  assert.deepEqual(turn.pieces, [{ text: "hi", unit: 5, startMs: 1000, endMs: 1800, heard: null }]);
 });
 
 test("the server's voice detector replaces this page's ear", async () => {

@@ -40,6 +40,8 @@ pub struct BargeInConfig {
     /// How much one hold that came to nothing raises the expected echo, in dB. Small, as it may have been a person's "mm-hm";
     /// a true echo brings a hold again and again until the guard is above it.
     pub echo_lesson_db: f32,
+    /// After an interruption, by voice or by the client, the model forgets the words that were not heard.
+    pub cut_unheard: bool,
 }
 
 impl Default for BargeInConfig {
@@ -57,6 +59,7 @@ impl Default for BargeInConfig {
             echo_return_db: -26.0,
             echo_memory_ms: 512,
             echo_lesson_db: 3.0,
+            cut_unheard: true,
         }
     }
 }

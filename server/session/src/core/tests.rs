@@ -21,6 +21,10 @@ struct Script {
 
 impl Script {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(cut_unheard: bool) -> Self {
         let config = CoreConfig {
             unit_samples: UNIT,
             unit_deadline: ms(1000),
@@ -28,13 +32,18 @@ impl Script {
             backlog_units: 2,
             frames_per_unit: 2,
             text_bytes: 20,
+            cut_unheard,
         };
         Self { session: DuplexSession::new(config, ms(0)), unit: None, ready_at: ms(0) }
     }
 
     /// A prepared session with the first outputs taken.
     fn running() -> Self {
-        let mut script = Self::new();
+        Self::new().prepared()
+    }
+
+    fn prepared(self) -> Self {
+        let mut script = self;
         assert_eq!(script.drain(), ["prepare", "idle"]);
         assert_eq!(script.at(0, Input::Prepared(PreparedReport { kv_len: 65, took: ms(5) })), ["ready", "idle"]);
         script
@@ -53,13 +62,20 @@ impl Script {
                     return lines;
                 }
                 Output::Work(Work::Prepare) => "prepare".into(),
-                Output::Work(Work::Unit { unit, turn, audio, frames, text, force_listen, ready_at }) => {
+                Output::Work(Work::Unit { unit, turn, audio, frames, text, force_listen, cuts, ready_at }) => {
                     self.ready_at = ready_at;
                     assert_eq!(audio.len(), UNIT);
                     self.unit = Some((unit, turn));
                     let forced = if force_listen { " forced" } else { "" };
                     let text = if text.is_empty() { text } else { format!(" typed {text:?}") };
-                    format!("unit {} turn {} from {} frames {}{text}{forced}", unit.0, turn.0, audio[0], frames.len())
+                    let cuts: String = cuts.iter().map(|cut| format!(" cut {} to {}", cut.unit.0, cut.keep)).collect();
+                    format!(
+                        "unit {} turn {} from {} frames {}{text}{forced}{cuts}",
+                        unit.0,
+                        turn.0,
+                        audio[0],
+                        frames.len()
+                    )
                 }
                 Output::Work(Work::Fence { turn }) => format!("fence {}", turn.0),
                 Output::Work(Work::Release) => "release".into(),
@@ -71,6 +87,10 @@ impl Script {
                 Output::Event(Event::Speech(report)) => format!("speech {}", report.samples.len()),
                 Output::Event(Event::Flush { turn, unplayed_samples }) => {
                     format!("flush {} {unplayed_samples}", turn.0)
+                }
+                Output::Event(Event::Truncated { heard_samples, units }) => {
+                    let text: Vec<&str> = units.iter().map(|unit| unit.text.as_str()).collect();
+                    format!("heard {heard_samples} {text:?}")
                 }
                 Output::Event(Event::PlayoutEnded { gap }) => if gap { "gap" } else { "silent" }.into(),
                 Output::Event(Event::UnitDropped) => "unit dropped".into(),
@@ -104,7 +124,15 @@ impl Script {
         let timings = SpeechTimings::default();
         self.at(
             time,
-            Input::Speech(SpeechReport { unit, turn, samples: vec![1; samples], codes: vec![], done, timings }),
+            Input::Speech(SpeechReport {
+                unit,
+                turn,
+                samples: vec![1; samples],
+                codes: vec![],
+                sound_samples: 24000,
+                done,
+                timings,
+            }),
         )
     }
 }
@@ -123,6 +151,7 @@ fn report(unit: UnitId, turn: TurnId, speech: SpeechOrder) -> UnitReport {
             decoded: vec![],
             text: String::new(),
             speech_ids: vec![],
+            word_ends: vec![],
             speech,
             reset: TurnReset::None,
             turn_open: speech == SpeechOrder::Continue,
@@ -312,6 +341,49 @@ fn speech_may_overtake_its_units_report() {
     assert!(script.session.speaking());
     script.done(1200, SpeechOrder::EndTurn);
     assert!(!script.session.speaking());
+}
+
+/// A second of two words is played from 1100 on, the next is in the making.
+fn saying_two_words() -> Script {
+    let mut script = Script::with(true).prepared();
+    script.audio(1000, 0.0);
+    let (unit, turn) = script.unit.take().expect("dispatched above");
+    let mut report = report(unit, turn, SpeechOrder::Continue);
+    report.end.text = "one two".into();
+    report.end.word_ends = vec![3, 7];
+    script.at(1050, Input::Unit(Box::new(report)));
+    script.speech(1100, 0, 0, 24000, true);
+    script
+}
+
+#[test]
+fn the_next_unit_forgets_what_was_not_heard_by_the_clock() {
+    let mut script = saying_two_words();
+    assert_eq!(script.at(1500, Input::Interrupt)[..2], ["fence 1", "flush 1 14400"]);
+    let next = script.audio(2000, 1.0);
+    assert_eq!(next[..2], ["heard 9600 [\"one\"]", "unit 1 turn 1 from 1 frames 0 forced cut 0 to 1"]);
+    script.done(2100, SpeechOrder::None);
+    assert_eq!(script.audio(3000, 2.0)[0], "unit 2 turn 1 from 2 frames 0", "once only");
+}
+
+#[test]
+fn the_listeners_last_word_before_the_next_unit_counts() {
+    let mut script = saying_two_words();
+    script.at(1500, Input::Interrupt);
+    script.at(1510, Input::Heard(24_000));
+    script.at(1550, Input::Heard(2_000));
+    assert_eq!(script.audio(2000, 1.0)[..2], ["heard 2000 [\"\"]", "unit 1 turn 1 from 1 frames 0 forced cut 0 to 0"]);
+    let mut script = saying_two_words();
+    script.at(1500, Input::Interrupt);
+    script.at(1510, Input::Heard(u64::MAX));
+    assert_eq!(script.audio(2000, 1.0)[..2], ["heard 24000 []", "unit 1 turn 1 from 1 frames 0 forced"]);
+}
+
+#[test]
+fn playback_that_is_stopped_behind_the_model_is_forgotten_without_a_forced_listen() {
+    let mut script = saying_two_words();
+    assert_eq!(script.at(1500, Input::Heard(2_000)), ["wait until 2100"]);
+    assert_eq!(script.audio(2000, 1.0)[..2], ["heard 2000 [\"\"]", "unit 1 turn 0 from 1 frames 0 cut 0 to 0"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Duplex;
 use crate::dialogue::UnitEnd;
+use crate::heard::{HeardUnit, WordCut};
 use crate::window::WindowState;
 
 /// Waiting units before the oldest goes: two seconds of stall are caught up, more would only be heard late.
@@ -43,10 +44,12 @@ pub struct CoreConfig {
     pub frames_per_unit: usize,
     /// Bytes of typed text that may wait for a unit.
     pub text_bytes: usize,
+    /// After an interruption the model forgets what was not heard.
+    pub cut_unheard: bool,
 }
 
 impl CoreConfig {
-    /// The manifest's numbers with the standard limits. `output_rate_hz` is `token2wav.sample_rate_hz`.
+    /// The manifest's numbers with the standard limits; nothing is forgotten. `output_rate_hz` is `token2wav.sample_rate_hz`.
     pub fn new(duplex: &Duplex, output_rate_hz: u32) -> Self {
         let chunk = Duration::from_millis(u64::from(duplex.chunk_ms));
         Self {
@@ -56,6 +59,7 @@ impl CoreConfig {
             backlog_units: BACKLOG_UNITS,
             frames_per_unit: FRAMES_PER_UNIT,
             text_bytes: TEXT_BYTES,
+            cut_unheard: false,
         }
     }
 }
@@ -154,6 +158,8 @@ pub struct SpeechReport {
     pub samples: Vec<i16>,
     /// The unit's TTS codes so far.
     pub codes: Vec<u32>,
+    /// Samples that all codes of the unit come to; until `done` as many as a unit may have. `samples` lags behind.
+    pub sound_samples: usize,
     /// No more pieces of this unit. Comes exactly once for a unit whose [`UnitEnd::speech`] is not `None`, before or
     /// after its [`UnitReport`].
     pub done: bool,
@@ -178,6 +184,9 @@ pub enum Input {
     /// Barge-in: speech stops now and the next unit must listen. No effect while nothing is spoken, which includes
     /// the time from one barge-in to the report of the unit that it forced to listen.
     Interrupt,
+    /// Playback of what was said so far was stopped, after the first so many samples of all speech of the session. It
+    /// replaces the clock's word of an [`Input::Interrupt`], or the word before, until the next unit is dispatched.
+    Heard(u64),
     /// Answer to [`Work::Prepare`].
     Prepared(PreparedReport),
     /// Answer to [`Work::Unit`].
@@ -222,6 +231,8 @@ pub enum Work {
         text: String,
         /// It must listen.
         force_listen: bool,
+        /// What leaves the cache before it.
+        cuts: Vec<WordCut>,
         /// When its audio was complete, on the driver's clock. Its deadline counts from here, not from the dispatch:
         /// a unit that waited in the backlog has used up part of its time.
         ready_at: Duration,
@@ -266,6 +277,13 @@ pub enum Event {
         turn: TurnId,
         /// Samples that were still to be played, by the clock.
         unplayed_samples: u64,
+    },
+    /// What was heard of interrupted speech is settled: the rest leaves the model's history.
+    Truncated {
+        /// Samples of all speech of the session that were heard.
+        heard_samples: u64,
+        /// The units that were not heard to their end, oldest first.
+        units: Vec<HeardUnit>,
     },
     /// All speech received so far is played, by the clock.
     PlayoutEnded {

@@ -369,3 +369,40 @@ fn choosing_before_the_prefill_is_a_bug() {
     run.dialogue.begin_unit(run.kv_len);
     run.step(Some(LISTEN));
 }
+
+#[test]
+fn live_mode_says_where_each_words_text_ends() {
+    let mut run = Run::new(&config(Mode::Live));
+    let end = run.unit(false, &[SPEAK, 66, 67, TURN_EOS, CHUNK_EOS]);
+    assert_eq!((end.speech_ids.as_slice(), end.word_ends.as_slice()), (&[66, 67, TURN_EOS][..], &[1, 2][..]));
+    let mut run = Run::new(&config(Mode::Fidelity));
+    assert!(run.unit(false, &[SPEAK, 66, CHUNK_EOS]).word_ends.is_empty(), "nothing is ever cut");
+}
+
+#[test]
+fn a_letter_of_several_tokens_ends_with_the_last_one() {
+    /// Each id is a byte.
+    struct Bytes;
+    impl TextDecoder for Bytes {
+        fn decode(&self, ids: &[u32]) -> String {
+            String::from_utf8_lossy(&ids.iter().map(|&id| id as u8).collect::<Vec<_>>()).into_owned()
+        }
+        fn encode(&self, _: &str) -> Vec<u32> {
+            Vec::new()
+        }
+    }
+    let ids: Vec<u32> = "aéb".bytes().map(u32::from).collect();
+    assert_eq!(word_ends(&ids, "aéb", &Bytes), [1, 1, 3, 4]);
+}
+
+#[test]
+fn unheard_words_leave_the_cache_and_the_turns_end_stays() {
+    let mut run = Run::new(&config(Mode::Live));
+    run.unit(false, &[SPEAK, 66, 67, TURN_EOS, CHUNK_EOS]);
+    // 12 prompt rows, one of input, <|speak|>, two words, <|turn_eos|>, two that close.
+    let cut = run.dialogue.cut(WordCut { unit: crate::UnitId(0), keep: 1 });
+    assert_eq!(cut, Some(CacheEdit::Drop { preserve: 15, len: 1 }));
+    run.kv_len -= 1;
+    run.unit(false, &[LISTEN]);
+    assert_eq!(run.dialogue.window_state().unit_lengths, [6, 3]);
+}

@@ -64,8 +64,12 @@ fn window(mode: WindowMode) -> UnitWindow {
     window
 }
 
+fn word_ends(ids: &[u32]) -> Vec<usize> {
+    (1..=ids.len()).map(|n| Letters.decode(&ids[..n]).len()).collect()
+}
+
 fn spoken(ids: &[u32]) -> UnitRecord {
-    UnitRecord { ids: ids.to_vec(), text: Letters.decode(ids), is_listen: false }
+    UnitRecord { ids: ids.to_vec(), text: Letters.decode(ids), word_ends: word_ends(ids), ..UnitRecord::default() }
 }
 
 fn unit(window: &mut UnitWindow, len: usize, record: UnitRecord) -> Option<CacheEdit> {
@@ -118,7 +122,7 @@ fn context_keeps_what_was_said_between_prefix_and_suffix() {
 #[test]
 fn context_without_words_moves_units_and_adds_no_marker() {
     let mut window = window(WindowMode::Context);
-    let listen = || UnitRecord { ids: text("xy"), text: "xy".into(), is_listen: true };
+    let listen = || UnitRecord { is_listen: true, ..spoken(&text("xy")) };
     for _ in 0..3 {
         assert_eq!(unit(&mut window, 13, listen()), None);
     }
@@ -140,9 +144,9 @@ fn previous_is_cut_from_the_left_behind_the_marker() {
 #[test]
 fn special_tokens_and_blank_text_stay_out_of_the_previous_text() {
     let mut window = window(WindowMode::Context);
-    let with_special = UnitRecord { ids: vec![97, SPECIAL, 98], text: "a<s>b".into(), is_listen: false };
+    let with_special = UnitRecord { text: "a<s>b".into(), ..spoken(&[97, SPECIAL, 98]) };
     // A blank unit's ids are kept although its text is not; U+001C is blank to Python.
-    let blank = UnitRecord { ids: vec![32, 0x1c], text: " \u{1c}".into(), is_listen: false };
+    let blank = UnitRecord { text: " \u{1c}".into(), ..spoken(&[32, 0x1c]) };
     for record in [with_special, blank, spoken(&[]), spoken(&[]), spoken(&[])] {
         unit(&mut window, 13, record);
     }
@@ -215,4 +219,67 @@ proptest! {
             prop_assert_eq!(state.dropped_units, first);
         }
     }
+}
+
+proptest! {
+    /// A cut window stands as one that was never told the words: lengths, cache and what it remembers.
+    #[test]
+    fn a_cut_leaves_the_window_as_if_the_words_had_never_been_said(
+        context in any::<bool>(),
+        conversation in prop::collection::vec((0usize..7, 0usize..7, any::<bool>()), 1..14),
+    ) {
+        let mode = if context { WindowMode::Context } else { WindowMode::Basic };
+        let (mut cut, mut never) = (window(mode), window(mode));
+        for (number, (words, keep, closes)) in conversation.into_iter().enumerate() {
+            let keep = keep.min(words);
+            let turn_eos: &[u32] = if closes { &[SPECIAL] } else { &[] };
+            let said: Vec<u32> = (97..97 + words as u32).collect();
+            let record = |words: &[u32]| UnitRecord {
+                ids: [words, turn_eos].concat(),
+                word_ends: word_ends(words),
+                ..spoken(words)
+            };
+            let rows = |words: usize| 10 + words + turn_eos.len() + CLOSING_ROWS;
+            // What the window drops with the unit depends on its length: only cuts that come before it are compared.
+            let fits = never.kv_len() + rows(words) <= 200;
+            unit(&mut cut, rows(words), record(&said));
+            unit(&mut never, rows(if fits { keep } else { words }), record(&said[..if fits { keep } else { words }]));
+            if fits {
+                let before = (cut.kv_len(), cut.state().unit_lengths);
+                match cut.cut(number, keep) {
+                    None => prop_assert_eq!(keep, words),
+                    Some(CacheEdit::Drop { preserve, len }) => {
+                        prop_assert_eq!(len, words - keep);
+                        prop_assert_eq!(preserve + len + turn_eos.len() + CLOSING_ROWS, before.0, "the unit's last words");
+                    }
+                    Some(other) => panic!("{other:?}"),
+                }
+            }
+            prop_assert_eq!(cut.state(), never.state());
+            prop_assert_eq!(cut.kv_len(), never.kv_len());
+        }
+    }
+}
+
+#[test]
+fn words_of_an_earlier_unit_are_cut_where_they_stand() {
+    let mut window = window(WindowMode::Basic);
+    unit(&mut window, 20, spoken(&text("abc")));
+    unit(&mut window, 30, spoken(&[]));
+    // 22 prompt rows; of the unit's 20 the last five are three words and two that close it.
+    assert_eq!(window.cut(0, 1), Some(CacheEdit::Drop { preserve: 22 + 16, len: 2 }));
+    assert_eq!((window.kv_len(), window.state().unit_lengths), (70, vec![18, 30]));
+    assert_eq!(window.cut(0, 1), None, "there is nothing more to cut");
+    assert_eq!((window.cut(1, 0), window.cut(2, 0)), (None, None));
+}
+
+#[test]
+fn a_unit_that_has_left_the_window_is_not_cut() {
+    let mut window = window(WindowMode::Context);
+    for letters in ["ab", "cd", "ef", "gh"] {
+        unit(&mut window, 15, spoken(&text(letters)));
+    }
+    assert_eq!(window.state().previous_text, "ab");
+    assert_eq!(window.cut(0, 0), None);
+    assert_eq!(window.cut(1, 0), Some(CacheEdit::Drop { preserve: window.state().preserve + 11, len: 2 }));
 }

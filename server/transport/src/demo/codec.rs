@@ -295,6 +295,7 @@ impl DemoCodec {
             // and frames are never dropped (`go_on`, `take_frames`), and a drain ends in `Closed`.
             SessionEvent::TurnBegan { .. }
             | SessionEvent::TurnDone { .. }
+            | SessionEvent::Truncated { .. }
             | SessionEvent::Hold { .. }
             | SessionEvent::Unhold { .. }
             | SessionEvent::Voice { .. }

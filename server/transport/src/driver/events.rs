@@ -101,6 +101,15 @@ pub enum SessionEvent {
         /// Who stopped it.
         cause: FlushCause,
     },
+    /// What was heard of a stopped reply is settled: the model has forgotten the rest.
+    Truncated {
+        /// The reply.
+        turn: u32,
+        /// Its sound that was heard.
+        heard: Duration,
+        /// The units that were not heard to their end, with the text that was.
+        units: Vec<(u32, String)>,
+    },
     /// The user may be interrupting: stand still, keep what is buffered.
     Hold {
         /// The reply.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use duologue_session::barge_in::Action;
 use duologue_session::{
-    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, Input, Output as CoreOutput, UnitReport,
+    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, HeardUnit, Input, Output as CoreOutput, UnitReport,
 };
 use duologue_session::{SpeechReport, Work};
 use tokio::sync::{Notify, mpsc};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::events::{CloseCause, FlushCause, Output, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
 use super::link::{Link, LinkError};
 use super::listener::Listener;
+use super::play_head::PlayHead;
 use super::turns::Turns;
 use crate::backend::{BackendError, BackendSession};
 use crate::http::metrics::SessionMetrics;
@@ -91,6 +92,9 @@ pub struct Driver {
     wake: Arc<Notify>,
     listener: Option<Listener>,
     pacer: Pacer,
+    play_head: PlayHead,
+    /// The reply that was stopped, until it is settled how much of it was heard.
+    stopped_turn: Option<u32>,
     link: Link,
     turns: Turns,
     limits: DriverLimits,
@@ -129,6 +133,8 @@ impl Driver {
             wake,
             listener,
             pacer: Pacer::new(output.pace, core.output_rate_hz),
+            play_head: PlayHead::new(core.output_rate_hz),
+            stopped_turn: None,
             link: Link::new(output.events),
             turns: Turns::default(),
             limits,
@@ -249,8 +255,12 @@ impl Driver {
             }
             SessionCommand::ForceListen => self.core.handle(now, Input::ForceListen),
             SessionCommand::Interrupt => self.interrupt(FlushCause::Client),
-            // The play head is what the recording and the figures are cut by; the pacer's clock serves until then.
-            SessionCommand::Playback { turn, played } => tracing::trace!(turn, ?played, "play head"),
+            SessionCommand::Playback { turn, played } => {
+                let heard = self.play_head.reported(now, turn, played);
+                if let Some(heard) = heard.filter(|_| self.stopped_turn == Some(turn)) {
+                    self.core.handle(now, Input::Heard(heard));
+                }
+            }
             SessionCommand::Pause(timeout) => {
                 let timeout = timeout.min(self.limits.pause);
                 self.pause_ends = Some(now + timeout);
@@ -320,11 +330,19 @@ impl Driver {
     fn interrupt(&mut self, cause: FlushCause) {
         let now = self.now();
         self.flush_cause = cause;
-        if self.core.speaking() {
-            self.core.handle(now, Input::Interrupt);
-        } else if self.pacer.playing(now) {
-            // The model has finished the reply, only its playback goes on.
-            self.flush();
+        let (speaking, playing) = (self.core.speaking(), self.pacer.playing(now));
+        if speaking || playing {
+            let still_at = if self.still.any() { self.still.since } else { now };
+            let heard = self.play_head.heard(still_at, self.pacer.unplayed(now));
+            self.stopped_turn = self.play_head.place(heard).map(|(turn, _)| turn);
+            if speaking {
+                self.core.handle(now, Input::Interrupt);
+            }
+            self.core.handle(now, Input::Heard(heard));
+            if !speaking {
+                // The model has finished the reply, only its playback goes on.
+                self.flush();
+            }
         }
         if self.still.voice {
             self.stand_still(|still| still.voice = false);
@@ -344,6 +362,14 @@ impl Driver {
         }
         self.reply_ready_at = None;
         self.send(SessionEvent::Flush { turn: self.turns.current(), cause: self.flush_cause });
+    }
+
+    fn truncated(&mut self, heard_samples: u64, units: Vec<HeardUnit>) {
+        self.stopped_turn = None;
+        if let Some((turn, heard)) = self.play_head.place(heard_samples) {
+            let units = units.into_iter().map(|unit| (unit.cut.unit.0, unit.text)).collect();
+            self.send(SessionEvent::Truncated { turn, heard, units });
+        }
     }
 
     fn stand_still(&mut self, change: impl FnOnce(&mut Still)) {
@@ -417,6 +443,7 @@ impl Driver {
             if let Some(recorder) = &mut self.recorder {
                 recorder.reply(from, &packet.samples);
             }
+            self.play_head.sent(packet.turn, packet.start + packet.samples.len() as u64);
             self.send(SessionEvent::Audio { turn: packet.turn, start: packet.start, samples: packet.samples });
         }
         if self.turns.made() && self.pacer.is_empty() && !self.still.any() && self.pacer.played_at() <= now {
@@ -436,6 +463,7 @@ impl Driver {
             Event::Unit { report, unit_time, stale } => self.unit(&report, unit_time, stale),
             Event::Speech(report) => self.speech(report),
             Event::Flush { .. } => self.flush(),
+            Event::Truncated { heard_samples, units } => self.truncated(heard_samples, units),
             Event::UnitDropped => self.send(SessionEvent::UnitDropped),
             Event::FrameDropped => self.send(SessionEvent::FrameDropped),
             Event::TextDropped => self.send(SessionEvent::TextDropped),
@@ -497,6 +525,7 @@ impl Driver {
             ttfb,
             timings: report.timings,
         }));
+        self.play_head.made(report.samples.len());
         self.pacer.push(turn, start, report.samples);
     }
 
@@ -513,6 +542,7 @@ impl Driver {
         if self.turns.begin() {
             tracing::debug!(unit, turn = self.turns.current(), "reply begins");
             self.reply_ready_at = Some(ready_at);
+            self.play_head.begin(self.turns.current());
             self.send(SessionEvent::TurnBegan { turn: self.turns.current() });
         }
     }

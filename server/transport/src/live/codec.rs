@@ -8,8 +8,8 @@ use duologue_proto::live::{
     AudioConfig, AudioDelta, AudioFormat, BundleInfo, ClientEvent, ClientMessage, CloseDetail, CloseReason,
     ContextWindow, DeltaExtension, Draining, Dropped, DroppedKind, Empty, Flush, Hold, Paused, ServerEvent,
     ServerMessage, SessionClosed, SessionConfig, SessionLimits, SessionResource, SessionSnapshot, SessionStatus,
-    Speech, SpeechStages, StartedExtension, TranscriptDelta, Turn, TurnState, Unit, UnitStages, Usage, UsageUpdated,
-    VoiceActivity, parse_client,
+    Speech, SpeechStages, StartedExtension, TranscriptDelta, Truncated, TruncatedUnit, Turn, TurnState, Unit,
+    UnitStages, Usage, UsageUpdated, VoiceActivity, parse_client,
 };
 use duologue_proto::live::{AudioOutput, FlushCause as WireFlushCause};
 use duologue_proto::payload::{Base64, decode_s16le, encode_s16le};
@@ -255,6 +255,14 @@ impl LiveCodec {
                 };
                 tell(ServerEvent::Flush(Flush { turn: (*turn).into(), cause }));
             }
+            SessionEvent::Truncated { turn, heard, units } => tell(ServerEvent::Truncated(Truncated {
+                turn: (*turn).into(),
+                audio_end_ms: heard.as_millis() as u64,
+                units: units
+                    .iter()
+                    .map(|(unit, text)| TruncatedUnit { unit: (*unit).into(), text: text.clone() })
+                    .collect(),
+            })),
             SessionEvent::Hold { turn } => tell(ServerEvent::Hold(Hold { turn: (*turn).into() })),
             SessionEvent::Unhold { turn } => tell(ServerEvent::Unhold(Hold { turn: (*turn).into() })),
             SessionEvent::Voice { speaking, at } => {
