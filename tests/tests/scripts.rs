@@ -39,17 +39,24 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// What everybody was told, in the order of time.
+/// What everybody was told, with its time and who it was: in the order of time, and of names within a millisecond, where only
+/// the order of one client's own lines means something.
 #[derive(Clone)]
 struct Transcript {
     began: Instant,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<Vec<(u128, String, String)>>>,
 }
 
 impl Transcript {
     fn note(&self, name: &str, line: &str) {
-        let line = format!("{:>6} {name} {line}", self.began.elapsed().as_millis());
+        let line = (self.began.elapsed().as_millis(), name.to_owned(), line.to_owned());
         self.lines.lock().expect("nobody panics with it").push(line);
+    }
+
+    fn text(&self) -> String {
+        let mut lines = self.lines.lock().expect("nobody panics with it");
+        lines.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        lines.iter().map(|(at, name, line)| format!("{at:>6} {name} {line}\n")).collect()
     }
 }
 
@@ -276,8 +283,7 @@ impl Script {
             }
         }
         sleep(ms(1)).await;
-        let lines = transcript.lines.lock().expect("nobody panics with it");
-        lines.iter().map(|line| format!("{line}\n")).collect()
+        transcript.text()
     }
 }
 
