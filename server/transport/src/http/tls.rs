@@ -146,7 +146,7 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     Sha256::digest(certificate).iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 
-/// Serves the routes until `handle` is told to stop, to `connections` clients at once ([`Door`] says what becomes of more).
+/// Serves the routes until `handle` is told to stop, to `connections` clients at once (`Door` says what becomes of more).
 /// A WebSocket that is open at the stop is no longer waited for: end the sessions first. When the process has no file
 /// handle left, new connections wait.
 ///
