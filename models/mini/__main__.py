@@ -16,6 +16,7 @@ COMMANDS = {
     "judge": "judge_engine",
     "judge-voice": "judge_voice",
     "curves": "curves",
+    "example": "example",
 }
 
 

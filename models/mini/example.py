@@ -1,0 +1,150 @@
+"""The example conversation: a held-out voice asks, the bundle answers.
+
+Writes into OUT: question.wav (what `make talk` plays), conversation.wav (left the user, right the reply, as a listener
+hears them), timeline.jsonl, and conversation.svg: both voices as spectrograms on one time axis, with the words.
+"""
+
+import argparse
+import base64
+import html
+import json
+import struct
+import subprocess
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mini.corpus import RATE_HZ as REPLY_HZ
+from mini.engines import Flite
+from mini.features import RATE_HZ
+from mini.speakers import finish
+
+# Seconds of silence before each question: the reply before it has been heard by then.
+QUESTIONS = (
+    (0.6, "hello"),
+    (3.2, "what is your name"),
+    (3.4, "what is the capital of norway"),
+    (4.4, "what is seven plus three"),
+    (4.2, "tell me a joke"),
+)
+VOICE = "rms"
+_HOP_S, _BINS, _PX_PER_S = 0.01, 128, 60
+
+
+def question(flite: Flite) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """(the user's side at 16 kHz, (start in seconds, words) of each question)."""
+    parts, asked, at = [], [], 0
+    for gap, text in QUESTIONS:
+        speech = finish(flite.say(text, VOICE, 1.0, 1.0), 1).samples
+        at += int(gap * RATE_HZ)
+        asked.append((at / RATE_HZ, text))
+        parts += [np.zeros(int(gap * RATE_HZ), np.float32), speech]
+        at += len(speech)
+    return np.concatenate([*parts, np.zeros(RATE_HZ // 2, np.float32)]), asked
+
+
+def heard(user: np.ndarray, reply: np.ndarray, units: list[dict]) -> np.ndarray:
+    """[samples, 2] at 24 kHz: a unit's reply begins when its second of audio is complete, or behind the one before."""
+    ends = max(len(user) / RATE_HZ, *(unit["start_s"] + 1 + unit["reply_samples"] / REPLY_HZ for unit in units)) + 0.5
+    out = np.zeros((int(ends * REPLY_HZ) + len(reply), 2), np.float32)
+    slow = np.arange(int(len(user) * REPLY_HZ / RATE_HZ)) * RATE_HZ / REPLY_HZ
+    out[: len(slow), 0] = np.interp(slow, np.arange(len(user)), user)
+    taken = free = 0
+    for unit in units:
+        count = unit["reply_samples"]
+        start = max(int((unit["start_s"] + 1) * REPLY_HZ), free)
+        out[start : start + count, 1] = reply[taken : taken + count]
+        taken, free = taken + count, start + count
+    return out[: max(int(ends * REPLY_HZ), free)]
+
+
+def spectrogram(samples: np.ndarray) -> np.ndarray:
+    """[_BINS, frames] uint8, low frequencies below, up to 6 kHz; white is silent."""
+    hop, size = int(_HOP_S * REPLY_HZ), 1024
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(samples, size // 2), size)[::hop] * np.hanning(size)
+    power = np.abs(np.fft.rfft(windows, axis=1))[:, : size // 4] ** 2
+    bands = power.reshape(len(power), _BINS, -1).mean(2)
+    level = np.clip(10 * np.log10(bands + 1e-9) / 60 + 0.5, 0, 1)
+    return (255 * (1 - level)).astype(np.uint8).T[::-1]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A grey picture [height, width] as a PNG file."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def picture(sound: np.ndarray, asked: list[tuple[float, str]], units: list[dict]) -> str:
+    """The conversation as SVG."""
+    width, tall = int(len(sound) / REPLY_HZ * _PX_PER_S), 120
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{2 * tall + 90}" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+    ]
+    for side, top in ((0, 24), (1, tall + 44)):
+        data = base64.b64encode(png(spectrogram(sound[:, side]))).decode()
+        out.append(
+            f'<image x="0" y="{top}" width="{width}" height="{tall}" preserveAspectRatio="none" '
+            f'href="data:image/png;base64,{data}"/>'
+        )
+    for start, words in asked:
+        out.append(f'<text x="{start * _PX_PER_S:.0f}" y="16" fill="#a4491f">{html.escape(words)}</text>')
+    for unit in units:
+        x, speaks = (unit["start_s"] + 1) * _PX_PER_S, unit["decision"] == "speak"
+        colour, mark = ("#0f6b6e", 6) if speaks else ("#999", 1)
+        out.append(f'<rect x="{x + 1:.0f}" y="{tall + 34}" width="{_PX_PER_S - 2}" height="{mark}" fill="{colour}"/>')
+    words, start = "", 0.0
+    for unit in units:
+        start = start if words else unit["start_s"] + 1
+        words += unit["text"]
+        if words and (unit["end_of_turn"] or unit["decision"] == "listen"):
+            y = 2 * tall + 62
+            out.append(f'<text x="{start * _PX_PER_S:.0f}" y="{y}" fill="#0f6b6e">{html.escape(words.strip())}</text>')
+            words = ""
+    return "\n".join([*out, "</svg>\n"])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m mini example`."""
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--binary", type=Path, required=True, help="the program `duologue`")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "example")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the files and prints the conversation. Raises `CalledProcessError` when the program fails."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    user, asked = question(Flite())
+    wav, timeline = args.out / "question.wav", args.out / "timeline.jsonl"
+    soundfile.write(wav, user, RATE_HZ, subtype="PCM_16")
+    with tempfile.TemporaryDirectory() as folder:
+        reply = Path(folder) / "reply.wav"
+        command = [
+            args.binary,
+            "talk",
+            "--bundle",
+            args.bundle,
+            "--input",
+            wav,
+            "--output",
+            reply,
+            "--timeline",
+            timeline,
+        ]
+        subprocess.run([str(part) for part in command], check=True)
+        spoken, _ = soundfile.read(reply, dtype="float32")
+    lines = [json.loads(line) for line in timeline.read_text(encoding="utf-8").splitlines()]
+    units = [line for line in lines if line["event"] == "unit"]
+    sound = heard(user, spoken, units)
+    soundfile.write(args.out / "conversation.wav", sound, REPLY_HZ, subtype="PCM_16")
+    (args.out / "conversation.svg").write_text(picture(sound, asked, units), encoding="utf-8")
+    return 0
