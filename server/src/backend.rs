@@ -79,6 +79,7 @@ fn info(bundle: &Bundle, slots: usize) -> Result<BackendInfo> {
         slots,
         duplex: manifest.duplex.clone(),
         output_rate_hz: output_rate_hz(manifest),
+        held_back: manifest.held_back(),
         voices: manifest.voices.iter().map(|voice| voice.name.clone()).collect(),
         cloning: manifest.clones_voices().then(|| voice_seconds(manifest)),
         vision: manifest.vision.is_some(),

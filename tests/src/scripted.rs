@@ -63,6 +63,7 @@ impl ScriptedBackend {
                 force_listen_count: 0,
             },
             output_rate_hz: OUTPUT_RATE,
+            held_back: Duration::ZERO,
             voices: vec!["default".into()],
             cloning: Some(0.5..=10.0),
             vision: true,
@@ -77,6 +78,12 @@ impl ScriptedBackend {
     /// Units take this long.
     pub fn unit_time(mut self, unit_time: Duration) -> Self {
         self.unit_time = unit_time;
+        self
+    }
+
+    /// The first unit of a reply makes so much less sound, and its last one more.
+    pub fn held_back(mut self, held_back: Duration) -> Self {
+        self.info.held_back = held_back;
         self
     }
 
@@ -99,6 +106,8 @@ impl Backend for ScriptedBackend {
         Ok(Box::new(ScriptedSession {
             script: self.script.iter().copied().collect(),
             unit_time: self.unit_time,
+            held_back: (self.info.held_back.as_secs_f64() * f64::from(OUTPUT_RATE)) as usize,
+            owed: Vec::new(),
             answers: Arc::default(),
             wake,
         }))
@@ -120,6 +129,9 @@ type Answers = Arc<Mutex<VecDeque<Result<Input, BackendError>>>>;
 struct ScriptedSession {
     script: VecDeque<Plan>,
     unit_time: Duration,
+    /// Samples that stay behind until a reply ends, and those that do.
+    held_back: usize,
+    owed: Vec<i16>,
     answers: Answers,
     wake: Wake,
 }
@@ -139,6 +151,24 @@ impl ScriptedSession {
             finish();
         });
     }
+
+    /// Lets the speech of a unit lag behind its words.
+    fn hold_back(&mut self, answers: &mut [Result<Input, BackendError>]) {
+        let (mut ends, mut speech) = (true, None);
+        for answer in answers {
+            match answer {
+                Ok(Input::Unit(report)) => ends = !report.end.turn_open,
+                Ok(Input::Speech(report)) => speech = Some(report),
+                _ => {}
+            }
+        }
+        let Some(report) = speech else { return self.owed.clear() };
+        let mut samples = std::mem::take(&mut self.owed);
+        samples.append(&mut report.samples);
+        let kept = if ends { 0 } else { self.held_back };
+        self.owed = samples.split_off(samples.len() - kept);
+        report.samples = samples;
+    }
 }
 
 impl BackendSession for ScriptedSession {
@@ -151,7 +181,9 @@ impl BackendSession for ScriptedSession {
             Work::Unit { unit, turn, force_listen, frames, text, .. } => {
                 let plan = self.script.pop_front().unwrap_or(Plan::Listen);
                 let plan = if force_listen { Plan::Listen } else { plan };
-                self.answer(self.unit_time, answers_of(plan, unit, turn, frames.len(), &text));
+                let mut answers = answers_of(plan, unit, turn, frames.len(), &text);
+                self.hold_back(&mut answers);
+                self.answer(self.unit_time, answers);
             }
             Work::Fence { .. } | Work::Release => {}
         }

@@ -181,6 +181,46 @@ async fn the_stop_button_flushes_and_the_next_unit_listens() {
     assert!(script.iter().all(|line| !line.contains("says two")), "{script:#?}");
 }
 
+/// Listens to silence for four seconds; returns when each packet of speech came and which samples of the reply it has.
+async fn packets(backend: ScriptedBackend) -> Vec<(u64, std::ops::Range<u64>)> {
+    let manager = manager(backend, Limits::default());
+    let mut client = Client::open(&manager);
+    let commands = client.link.commands.clone();
+    let microphone = tokio::spawn(async move {
+        for _ in 0..4000 / MIC_PACKET.as_millis() {
+            sleep(MIC_PACKET).await;
+            let samples = vec![0.0; INPUT_RATE as usize * MIC_PACKET.as_millis() as usize / 1000];
+            commands.send(SessionCommand::Audio(samples)).await.expect("the session runs");
+        }
+    });
+    let (until, mut packets) = (client.began + ms(5000), Vec::new());
+    while let Ok(Some(event)) = tokio::time::timeout_at(until, client.link.events.recv()).await {
+        if let SessionEvent::Audio { start, samples, .. } = event.event {
+            packets.push((client.now(), start..start + samples.len() as u64));
+        }
+    }
+    microphone.await.expect("the microphone does not break");
+    packets
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_reply_starts_late_enough_to_play_without_a_gap() {
+    let plans = [Plan::Speak("one"), Plan::Speak("two"), Plan::End("three")];
+    let packets = packets(ScriptedBackend::new(1, &plans).held_back(ms(280))).await;
+    let began = packets[0].0;
+    assert_eq!(began, 1280, "a unit of 1 s, and what the first unit owes");
+    for (at, samples) in &packets {
+        assert!(*at <= began + samples.start / 24, "sample {} came at {at}: {packets:?}", samples.start);
+    }
+    assert_eq!(packets.last().map(|(_, samples)| samples.end), Some(72_000), "nothing is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_of_one_unit_starts_at_once() {
+    let packets = packets(ScriptedBackend::new(1, &[Plan::End("one")]).held_back(ms(280))).await;
+    assert_eq!(packets[0].0, 1000);
+}
+
 const FOUR_WORDS: [Plan; 2] = [Plan::Speak("one two three four"), Plan::Speak("five six")];
 
 /// What the client is told of what was heard.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use duologue_audio::mel::MelParams;
 use duologue_session::{Duplex, Sampling, Tokens, Window};
@@ -488,6 +489,15 @@ impl Manifest {
     /// Whether the reference recording is put in front of the LLM too.
     pub fn hears_reference(&self) -> bool {
         self.apm.is_some() && self.voice.as_ref().is_none_or(|voice| !voice.fixed)
+    }
+
+    /// Sound of a reply that comes only when the codes behind it are there: the vocoder's look-ahead and what is kept
+    /// for the next chunk's cross-fade.
+    pub fn held_back(&self) -> Duration {
+        let (Some(token2wav), Some(hift)) = (&self.token2wav, &self.hift) else { return Duration::ZERO };
+        let lookahead = token2wav.lookahead as f64 / f64::from(token2wav.token_rate_hz);
+        let kept = hift.cache_source_samples as f64 / f64::from(token2wav.sample_rate_hz);
+        Duration::from_secs_f64(lookahead + kept)
     }
 
     /// Rules between fields.

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use duologue_audio::Pcm;
 use duologue_session::barge_in::VoiceFrame;
@@ -90,6 +90,9 @@ pub struct BackendInfo {
     pub duplex: Duplex,
     /// Rate of the speech samples.
     pub output_rate_hz: u32,
+    /// By how much the sound of a reply's first unit is shorter than a unit: the vocoder's look-ahead and what it keeps
+    /// for the next join. It comes with the last unit.
+    pub held_back: Duration,
     /// Named voices, the default one first.
     pub voices: Vec<String>,
     /// Seconds of reference audio from which a voice can be made; `None` when the bundle has voices of its own only.

@@ -298,6 +298,7 @@ impl Visitor {
             wake,
             core,
             listener,
+            start_delay: info.held_back,
             output: Output { events, pace },
             limits: DriverLimits {
                 idle: limits.idle,

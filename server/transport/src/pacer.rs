@@ -34,6 +34,8 @@ struct Piece {
     samples: Vec<i16>,
     /// Samples handed out already.
     taken: usize,
+    /// Not handed out earlier.
+    not_before: Duration,
 }
 
 /// The outgoing speech of one session.
@@ -42,6 +44,8 @@ pub struct Pacer {
     /// `None`: everything is due at once (the client paces itself).
     pace: Option<Pace>,
     rate_hz: u32,
+    /// How long a reply waits that is not complete.
+    start_delay: Duration,
     pieces: VecDeque<Piece>,
     /// When what was handed out so far will have been played.
     played_at: Duration,
@@ -50,11 +54,15 @@ pub struct Pacer {
 }
 
 impl Pacer {
+    /// `start_delay`: by how much the sound of a reply's first unit is shorter than a unit. A reply that begins with
+    /// this delay does not starve before its second unit.
+    ///
     /// # Panics
     /// If the rate is 0 or a packet holds no sample.
-    pub fn new(pace: Option<Pace>, rate_hz: u32) -> Self {
+    pub fn new(pace: Option<Pace>, rate_hz: u32, start_delay: Duration) -> Self {
         assert!(rate_hz > 0, "a rate of 0 Hz. This is a bug.");
-        let mut pacer = Self { pace: None, rate_hz, pieces: VecDeque::new(), played_at: Duration::ZERO, held_at: None };
+        let (pieces, played_at) = (VecDeque::new(), Duration::ZERO);
+        let mut pacer = Self { pace: None, rate_hz, start_delay, pieces, played_at, held_at: None };
         pacer.set_pace(pace);
         pacer
     }
@@ -71,10 +79,16 @@ impl Pacer {
 
     /// Speech of reply `turn`, whose first sample is number `start` of it. The queue is bounded by the engine, which
     /// makes a few seconds of speech per unit.
-    pub fn push(&mut self, turn: u32, start: u64, samples: Vec<i16>) {
+    pub fn push(&mut self, now: Duration, turn: u32, start: u64, samples: Vec<i16>) {
         if !samples.is_empty() {
-            self.pieces.push_back(Piece { turn, start, samples, taken: 0 });
+            let not_before = if start == 0 { now + self.start_delay } else { Duration::ZERO };
+            self.pieces.push_back(Piece { turn, start, samples, taken: 0, not_before });
         }
+    }
+
+    /// All speech of the newest reply has come: it can start at once.
+    pub fn complete(&mut self) {
+        self.pieces.iter_mut().for_each(|piece| piece.not_before = Duration::ZERO);
     }
 
     /// The next packet that is due at `now`.
@@ -97,10 +111,8 @@ impl Pacer {
 
     /// When [`Self::poll`] has something next; `None` while it waits for speech or is held.
     pub fn due_at(&self) -> Option<Duration> {
-        if self.held_at.is_some() || self.pieces.is_empty() {
-            return None;
-        }
-        Some(self.pace.map_or(Duration::ZERO, |pace| self.played_at.saturating_sub(pace.lead)))
+        let piece = self.pieces.front().filter(|_| self.held_at.is_none())?;
+        Some(self.pace.map_or(Duration::ZERO, |pace| self.played_at.saturating_sub(pace.lead).max(piece.not_before)))
     }
 
     /// Stops handing out; what waits is kept. A client that holds too plays nothing meanwhile.
@@ -165,7 +177,7 @@ mod tests {
     }
 
     fn pacer(lead: u64) -> Pacer {
-        Pacer::new(Some(Pace { packet: ms(20), lead: ms(lead) }), RATE)
+        Pacer::new(Some(Pace { packet: ms(20), lead: ms(lead) }), RATE, Duration::ZERO)
     }
 
     /// Runs the clock in steps of a millisecond and notes when each packet left.
@@ -182,7 +194,7 @@ mod tests {
     #[test]
     fn packets_leave_at_the_pace_of_playback_after_the_lead() {
         let mut pacer = pacer(60);
-        pacer.push(0, 0, vec![1; 4800]);
+        pacer.push(ms(0), 0, 0, vec![1; 4800]);
         let packets = run(&mut pacer, 0, 300);
         assert_eq!(packets.len(), 10);
         let times: Vec<u64> = packets.iter().map(|packet| packet.0).collect();
@@ -194,9 +206,9 @@ mod tests {
     #[test]
     fn a_pause_between_pieces_does_not_make_a_burst() {
         let mut pacer = pacer(0);
-        pacer.push(0, 0, vec![1; 480]);
+        pacer.push(ms(0), 0, 0, vec![1; 480]);
         run(&mut pacer, 0, 1000);
-        pacer.push(0, 480, vec![1; 1440]);
+        pacer.push(ms(1000), 0, 480, vec![1; 1440]);
         let times: Vec<u64> = run(&mut pacer, 1000, 1100).iter().map(|packet| packet.0).collect();
         assert_eq!(times, [1000, 1020, 1040]);
     }
@@ -204,7 +216,7 @@ mod tests {
     #[test]
     fn holding_keeps_what_waits_and_the_rest_follows_later() {
         let mut pacer = pacer(0);
-        pacer.push(3, 0, vec![1; 2400]);
+        pacer.push(ms(0), 3, 0, vec![1; 2400]);
         assert_eq!(run(&mut pacer, 0, 30).len(), 2);
         pacer.hold(ms(30));
         assert_eq!(run(&mut pacer, 30, 500), []);
@@ -219,18 +231,50 @@ mod tests {
     #[test]
     fn a_flush_leaves_nothing() {
         let mut pacer = pacer(40);
-        pacer.push(0, 0, vec![1; 24_000]);
+        pacer.push(ms(0), 0, 0, vec![1; 24_000]);
         run(&mut pacer, 0, 100);
         pacer.flush(ms(100));
         assert!(run(&mut pacer, 100, 2000).is_empty() && !pacer.playing(ms(100)));
-        pacer.push(1, 0, vec![1; 480]);
+        pacer.push(ms(100), 1, 0, vec![1; 480]);
         assert_eq!(run(&mut pacer, 100, 101).len(), 1, "new speech starts at once");
     }
 
     #[test]
+    fn a_reply_waits_until_it_cannot_starve_and_plays_without_a_gap() {
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(60) }), RATE, ms(280));
+        // A unit a second; the first one makes 720 ms of sound, the second a whole second.
+        pacer.push(ms(1000), 0, 0, vec![1; 720 * 24]);
+        let first = run(&mut pacer, 1000, 2000);
+        assert_eq!(first.first().map(|packet| packet.0), Some(1280));
+        let played_at = pacer.played_at();
+        pacer.push(ms(2000), 0, 720 * 24, vec![1; 24_000]);
+        assert_eq!(run(&mut pacer, 2000, 2001).first().map(|packet| packet.1), Some(720 * 24));
+        assert_eq!(pacer.played_at(), played_at + ms(80), "the second unit follows the first without a gap");
+    }
+
+    #[test]
+    fn a_reply_that_is_complete_starts_at_once() {
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
+        pacer.push(ms(0), 0, 0, vec![1; 2400]);
+        assert_eq!((pacer.poll(ms(10)), pacer.due_at()), (None, Some(ms(280))));
+        pacer.complete();
+        assert_eq!(run(&mut pacer, 10, 11).len(), 1);
+    }
+
+    #[test]
+    fn the_next_reply_does_not_stop_the_one_before() {
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
+        pacer.push(ms(0), 0, 0, vec![1; 2400]);
+        pacer.complete();
+        pacer.push(ms(0), 1, 0, vec![1; 480]);
+        let times: Vec<u64> = run(&mut pacer, 0, 400).iter().map(|packet| packet.0).collect();
+        assert_eq!(times, [0, 20, 40, 60, 80, 280]);
+    }
+
+    #[test]
     fn without_a_pace_a_piece_leaves_whole_and_at_once() {
-        let mut pacer = Pacer::new(None, RATE);
-        pacer.push(0, 0, vec![1; 24_000]);
+        let mut pacer = Pacer::new(None, RATE, ms(280));
+        pacer.push(ms(0), 0, 0, vec![1; 24_000]);
         assert_eq!(pacer.poll(ms(0)).map(|packet| packet.samples.len()), Some(24_000));
         assert_eq!(pacer.poll(ms(0)), None);
         assert!(pacer.playing(ms(999)));

@@ -35,6 +35,7 @@ fn info() -> BackendInfo {
             force_listen_count: 0,
         },
         output_rate_hz: 24_000,
+        held_back: Duration::ZERO,
         voices: vec!["default".into()],
         cloning: Some(0.5..=10.0),
         vision: true,

@@ -116,7 +116,7 @@ impl Voices<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use duologue_session::{Duplex, Input, Work};
 
@@ -174,6 +174,7 @@ mod tests {
                 force_listen_count: 0,
             },
             output_rate_hz: 24_000,
+            held_back: Duration::ZERO,
             voices: vec!["ada".into(), "bob".into()],
             cloning: cloning.then_some(0.5..=10.0),
             vision: false,

@@ -48,6 +48,8 @@ pub struct DriverParts {
     pub core: CoreConfig,
     /// Voice detector and rules; `None` when the model alone decides.
     pub listener: Option<Listener>,
+    /// How long a reply waits that is not complete, see [`Pacer::new`].
+    pub start_delay: Duration,
     /// The wire.
     pub output: Output,
     /// Limits.
@@ -126,13 +128,13 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     /// A session whose clock starts now.
     pub fn new(parts: DriverParts) -> Self {
-        let DriverParts { session, wake, core, listener, output, limits, recorder } = parts;
+        let DriverParts { session, wake, core, listener, start_delay, output, limits, recorder } = parts;
         Self {
             core: DuplexSession::new(core, Duration::ZERO),
             session,
             wake,
             listener,
-            pacer: Pacer::new(output.pace, core.output_rate_hz),
+            pacer: Pacer::new(output.pace, core.output_rate_hz, start_delay),
             play_head: PlayHead::new(core.output_rate_hz),
             stopped_turn: None,
             link: Link::new(output.events),
@@ -430,6 +432,9 @@ impl Driver {
 
     fn play(&mut self) {
         let now = self.now();
+        if self.turns.made() {
+            self.pacer.complete();
+        }
         while self.closed.is_none()
             && let Some(packet) = self.pacer.poll(now)
         {
@@ -526,7 +531,7 @@ impl Driver {
             timings: report.timings,
         }));
         self.play_head.made(report.samples.len());
-        self.pacer.push(turn, start, report.samples);
+        self.pacer.push(self.now(), turn, start, report.samples);
     }
 
     /// A unit of the next reply has come while the current one, all made, is still being played.

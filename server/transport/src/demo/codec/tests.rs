@@ -1,6 +1,7 @@
 //! Lock-step under any order of events, and what a client may do wrong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use duologue_proto::demo::StepResult;
 use duologue_proto::payload::FloatAudio;
@@ -30,6 +31,7 @@ fn info() -> BackendInfo {
             force_listen_count: 0,
         },
         output_rate_hz: 24_000,
+        held_back: Duration::ZERO,
         voices: Vec::new(),
         cloning: None,
         vision: true,
