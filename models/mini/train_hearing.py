@@ -16,11 +16,12 @@ import torch
 from mini import judge_hearing
 from mini.batches import UNITS_PER_BATCH, BatchMaker
 from mini.hearing import Hearing, HearingDims
+from mini.muon import Optimizers
 from mini.pace import Pace
 from mini.store import load_small, rows_by_word, save_small, tensor, use
 from mini.vocabulary import Vocabulary
 
-LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 1.2e-3, 200, 0.02, 1.0
+LEARNING_RATE, MUON_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 1.2e-3, 2.4e-3, 200, 0.02, 1.0
 AVERAGE = 0.998
 PHONE_WEIGHT = 0.7
 # Steps with single questions only.
@@ -51,15 +52,13 @@ class Trainer:
         self.path, self.small = work / "hearing.pt", small
         self.model = Hearing(HearingDims(vocab=vocabulary.rows))
         self.average = Hearing(self.model.dims)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, (0.9, 0.98), weight_decay=WEIGHT_DECAY)
+        self.optimizer = Optimizers(self.model, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
         self.step, self.audio_s, self.warm = 0, 0.0, 0
         if self.path.is_file():
             state = torch.load(self.path, weights_only=True, map_location=torch.get_default_device())
             rows_by_word(state["model"], state["words"], self.model, vocabulary)
             rows_by_word(state["average"], state["words"], self.average, vocabulary)
-            if state["words"] == vocabulary.words:
-                self.optimizer.load_state_dict(state["optimizer"])
+            if state["words"] == vocabulary.words and self.optimizer.load_state_dict(state["optimizer"]):
                 self.warm = WARM_UP
             self.step, self.audio_s = state["step"], state["audio_s"]
         elif small is not None and small.is_file():
@@ -80,9 +79,7 @@ class Trainer:
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.warm += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate * min(1, self.warm / WARM_UP)
-        self.optimizer.step()
+        self.optimizer.step(rate * min(1, self.warm / WARM_UP))
         self.step += 1
         decay = min(AVERAGE, self.step / (self.step + 10))
         with torch.no_grad():

@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from duologue_export.tiny.vocabulary import AUDIO_BOS_OFFSET
 from mini import corpus
 from mini.corpus import CODES, LEVELS, SILENT_CODE, STAGES, Sentence
+from mini.muon import Optimizers
 from mini.pace import Pace
 from mini.store import load_small, rows_by_word, save_small, use
 from mini.vocabulary import Vocabulary
 from mini.voice import Speaking
 
 CODES_PER_UNIT = 25
-LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 1.5e-3, 100, 0.02, 1.0
+LEARNING_RATE, MUON_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 1.5e-3, 3e-3, 100, 0.02, 1.0
 AVERAGE = 0.995
 SMOOTHING, REPLACED = 0.02, 0.06
 CODES_PER_BATCH = 1500
@@ -178,15 +179,14 @@ def run(args: argparse.Namespace) -> int:
     draw, vocabulary = random.Random(args.seed), Vocabulary()
     pace = Pace.load(args.work / "pace.json", vocabulary.words)
     model, average = Speaking(vocabulary.rows), Speaking(vocabulary.rows)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, (0.9, 0.98), weight_decay=WEIGHT_DECAY)
+    optimizer = Optimizers(model, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
     path, step, warm = args.work / "speaking.pt", 0, 0
     if path.is_file():
         state = torch.load(path, weights_only=True, map_location=torch.get_default_device())
         rows_by_word(state["model"], state["words"], model, vocabulary, TABLES)
         rows_by_word(state["average"], state["words"], average, vocabulary, TABLES)
         step = state["step"]
-        if state["words"] == vocabulary.words:
-            optimizer.load_state_dict(state["optimizer"])
+        if state["words"] == vocabulary.words and optimizer.load_state_dict(state["optimizer"]):
             warm = WARM_UP
     else:
         if args.checkpoint is not None and args.checkpoint.is_file():
@@ -222,10 +222,7 @@ def run(args: argparse.Namespace) -> int:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         warm += 1
-        rate = LEARNING_RATE * min(1, warm / WARM_UP) * (1 - elapsed / (60 * args.minutes) if args.anneal else 1.0)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = rate
-        optimizer.step()
+        optimizer.step(min(1, warm / WARM_UP) * (1 - elapsed / (60 * args.minutes) if args.anneal else 1.0))
         step += 1
         decay = min(AVERAGE, step / (step + 10))
         with torch.no_grad():
