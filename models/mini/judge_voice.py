@@ -1,9 +1,9 @@
 """How well the reply voice is understood: a recogniser that knows nothing of this model listens.
 
-Measured on sentences of the corpus's test shard, for the source (the synthesiser itself), copy synthesis (true mel,
-vocoder) and speech from text (words, codes, flow, vocoder, in the server's chunks):
+Measured on answers, for the source (the synthesiser itself), copy synthesis (true mel, vocoder) and speech from text
+(words, codes, flow, vocoder, in the server's chunks):
 
-- forced choice: the recogniser must pick the sentence among all candidates;
+- forced choice: the recogniser must pick the answer among all candidates;
 - free: word errors of its general English model, to be read beside those of the source;
 - STOI of copy synthesis against the source.
 
@@ -22,8 +22,9 @@ import torch
 from pocketsphinx import Decoder as Recogniser
 from pystoi import stoi
 
-from mini import corpus
+from mini import corpus, world
 from mini.corpus import FRAMES_PER_CODE, SILENT_CODE, Sentence, vocoder_mel
+from mini.engines import Flite
 from mini.export import load
 from mini.pace import Pace
 from mini.speakers import to_16k
@@ -33,7 +34,7 @@ from mini.vocabulary import Vocabulary
 from mini.voice import Encoder, Estimator, Speaking, Vocoder
 
 CANDIDATES = 280
-_STOI_RATE_HZ = 10000
+_SEED = 11
 
 
 class Listener:
@@ -114,16 +115,23 @@ def judge(
             wrong += distance(listener.transcribe(wave), text.split())
             words += len(text.split())
             if len(wave) == len(source):
-                scores.append(
-                    stoi(
-                        *(np.interp(np.arange(0, len(x), 2.4), np.arange(len(x)), x) for x in (source, wave)),
-                        _STOI_RATE_HZ,
-                    )
-                )
+                scores.append(stoi(source, wave, corpus.RATE_HZ))
         out[name] = {"forced_choice": round(chosen / len(tests), 3), "word_errors": round(wrong / words, 3)}
         if scores and name != "source":
             out[name]["stoi"] = round(float(np.mean(scores)), 3)
     return out
+
+
+def answers(listener: Listener, count: int) -> list[str]:
+    """Different answers of the world whose words the recogniser knows."""
+    draw, memory = random.Random(_SEED), world.Memory()
+    found: dict[str, None] = {}
+    while len(found) < count:
+        turn = world.sample(draw, memory)
+        turn.remember(memory)
+        if turn.answer and listener.knows(turn.answer):
+            found[turn.answer] = None
+    return list(found)
 
 
 def plain(text: str) -> str:
@@ -145,11 +153,10 @@ def run(args: argparse.Namespace) -> int:
     vocabulary, listener = Vocabulary(), Listener()
     pace = Pace.load(args.work / "pace.json", vocabulary.words)
     _, speaking, flow, hift = load(args.checkpoints, vocabulary)
-    sentences = [s for s in corpus.load(args.work / "corpus", slice(0, 2)) if listener.knows(s.text)]
-    tests = sentences[: args.count]
-    others = sorted({plain(s.text) for s in sentences} - {plain(s.text) for s in tests})
-    random.Random(0).shuffle(others)
-    candidates = sorted({plain(s.text) for s in tests} | set(others[: CANDIDATES - len(tests)]))
+    texts = answers(listener, CANDIDATES)
+    candidates = [plain(text) for text in texts]
+    flite = Flite()
+    tests = [corpus.read(flite, text) for text in texts[: args.count]]
     makers = signals(speaking, Speech(flow, hift), Speech(flow, hift, use_flow=False), pace, vocabulary)
     if args.wavs is not None:
         args.wavs.mkdir(parents=True, exist_ok=True)
