@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 pub use layers::{ConfigError, Effective};
-pub use parts::{AuthConfig, LimitsConfig, LogConfig, LogFormat, RecordingConfig, TlsConfig};
+pub use parts::{AuthConfig, LimitsConfig, LogConfig, LogFormat, OtlpConfig, RecordingConfig, TlsConfig};
 
 /// Everything that can be set. The example file beside the crate (`duologue.example.toml`) says the same to operators; a
 /// test compares the two.
@@ -68,6 +68,8 @@ pub struct ServeConfig {
     pub recording: RecordingConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Traces.
+    pub otlp: OtlpConfig,
 }
 
 impl Default for ServeConfig {
@@ -90,6 +92,7 @@ impl Default for ServeConfig {
             barge_in: BargeInConfig::default(),
             recording: RecordingConfig::default(),
             log: LogConfig::default(),
+            otlp: OtlpConfig::default(),
         }
     }
 }
@@ -192,7 +195,7 @@ impl ServeConfig {
         self.recording.validate()?;
         EnvFilter::try_new(&self.log.level)
             .map_err(|error| Problem::new("log.level", format!("{error}; write error, warn, info, debug or trace")))?;
-        Ok(())
+        self.otlp.validate()
     }
 
     /// Only this machine can reach the server.

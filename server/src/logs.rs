@@ -7,9 +7,12 @@ use std::io;
 
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::{EnvFilter, FmtSubscriber};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::traces::Traces;
 
 /// Logs of a command: `RUST_LOG`, else errors only, as text.
 pub fn init_command() {
@@ -17,31 +20,36 @@ pub fn init_command() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }
 
-/// Logs of the server, as configured.
+/// Logs of the server, as configured, and its traces, if it has any.
 ///
 /// # Panics
 /// If logs were begun before, or the level was not checked.
-pub fn init_server(config: &LogConfig) {
-    tracing::subscriber::set_global_default(subscriber(config, io::stderr))
-        .expect("logs are begun once. This is a bug.");
+pub fn init_server(config: &LogConfig, traces: Option<&Traces>) {
+    let subscriber = Registry::default().with(lines(config, io::stderr)).with(traces.map(Traces::layer));
+    tracing::subscriber::set_global_default(subscriber).expect("logs are begun once. This is a bug.");
 }
 
-fn subscriber<W>(config: &LogConfig, writer: W) -> Box<dyn Subscriber + Send + Sync>
+/// The lines of the log. They have a filter of their own: what is traced is no matter of the level.
+fn lines<S, W>(config: &LogConfig, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
+    S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter =
         EnvFilter::try_new(&config.level).expect("the level was checked with the configuration. This is a bug.");
-    let builder = FmtSubscriber::builder().with_env_filter(filter).with_writer(writer);
+    let lines = fmt::layer().with_writer(writer);
     match config.format {
-        LogFormat::Text => Box::new(builder.finish()),
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use duologue_transport::driver::spans::TARGET;
+    use tracing_subscriber::filter::LevelFilter;
 
     use super::*;
 
@@ -61,9 +69,11 @@ mod tests {
     fn logged(config: &LogConfig) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        tracing::subscriber::with_default(subscriber(config, move || writer.clone()), || {
+        let subscriber = Registry::default().with(lines(config, move || writer.clone())).with(None::<LevelFilter>);
+        tracing::subscriber::with_default(subscriber, || {
             tracing::info!(session = "sess_1", units = 3, "session over");
             tracing::debug!("details");
+            assert!(!tracing::enabled!(target: TARGET, tracing::Level::TRACE), "a span that nobody takes");
         });
         let bytes = kept.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

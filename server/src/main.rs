@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod host;
 mod logs;
+mod traces;
 mod web_client;
 
 use std::process::ExitCode;

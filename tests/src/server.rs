@@ -93,8 +93,7 @@ impl Server {
     /// # Panics
     /// If the server refuses it.
     pub async fn connect(&self, path: &str) -> Socket {
-        let (socket, _) = connect_async(format!("ws://{}{path}", self.address)).await.expect("a WebSocket");
-        Socket { socket }
+        Socket::open(&format!("ws://{}{path}", self.address)).await
     }
 
     /// A connection on which nothing was said yet.
@@ -145,6 +144,15 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// A WebSocket to `url`.
+    ///
+    /// # Panics
+    /// If the server refuses it.
+    pub async fn open(url: &str) -> Self {
+        let (socket, _) = connect_async(url).await.expect("a WebSocket");
+        Self { socket }
+    }
+
     /// Sends a message.
     ///
     /// # Panics

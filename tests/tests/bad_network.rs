@@ -14,7 +14,7 @@ use std::time::Duration;
 use duologue_audio::opus::{ENCODER_FRAME, Encoder};
 use duologue_session::barge_in::BargeInConfig;
 use duologue_tests::scripted::{Plan, ScriptedBackend};
-use duologue_transport::live::WEBRTC_PACE;
+use duologue_transport::live::WEBRTC;
 use duologue_transport::rtc::playout::Playout;
 use duologue_transport::rtc::talk::Talk;
 use duologue_transport::rtc::uplink::{Uplink, UplinkStats};
@@ -202,7 +202,7 @@ async fn conversation(loss_percent: u64, jitter_ms: u64, seed: u64) -> Outcome {
     let manager =
         SessionManager::new(Arc::new(backend), Limits::default(), BargeInConfig::default()).expect("valid rules");
     let visitor = manager.enter("caller").expect("there is room");
-    let link = visitor.open(&SessionRequest::default(), Some(WEBRTC_PACE), None).expect("the script takes everybody");
+    let link = visitor.open(&SessionRequest::default(), WEBRTC, None).expect("the script takes everybody");
     let mut call = Call::new(link, loss_percent, jitter_ms, seed);
     call.go_on(seconds(2), true).await;
     call.go_on(seconds(6), false).await;

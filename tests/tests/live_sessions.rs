@@ -11,11 +11,12 @@ use duologue_tests::scripted::{INPUT_RATE, Plan, ScriptedBackend};
 use duologue_transport::pacer::Pace;
 use duologue_transport::{
     CloseCause, Limits, ManagerError, Refusal, SessionCommand, SessionEvent, SessionLink, SessionManager,
-    SessionRequest, Visitor,
+    SessionRequest, Visitor, Wire,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-const PACE: Pace = Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) };
+const WIRE: Wire =
+    Wire { name: "test", pace: Some(Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) }) };
 /// What a microphone sends at a time.
 const MIC_PACKET: Duration = Duration::from_millis(20);
 const LOUD: f32 = 0.5;
@@ -44,9 +45,7 @@ struct Client {
 
 impl Client {
     fn open(manager: &SessionManager) -> Self {
-        Self::with(
-            enter(manager).open(&SessionRequest::default(), Some(PACE), None).expect("the script takes everybody"),
-        )
+        Self::with(enter(manager).open(&SessionRequest::default(), WIRE, None).expect("the script takes everybody"))
     }
 
     fn with(link: SessionLink) -> Self {
@@ -311,7 +310,7 @@ async fn a_dropped_client_comes_back_and_misses_nothing() {
     let mut before = client.script();
     drop(client);
     sleep(ms(10_000)).await;
-    let link = manager.resume(&token, last, Some(PACE)).await.expect("30 s are not over");
+    let link = manager.resume(&token, last, WIRE).await.expect("30 s are not over");
     let mut client = Client::with(link);
     client.listen(5000).await;
     before.extend(client.script());
@@ -328,7 +327,7 @@ async fn a_client_that_does_not_come_back_loses_its_session() {
     let token = client.link.resume_token.clone();
     drop(client);
     sleep(ms(30_500)).await;
-    assert_eq!(manager.resume(&token, None, None).await.unwrap_err(), ManagerError::ResumeExpired);
+    assert_eq!(manager.resume(&token, None, WIRE).await.unwrap_err(), ManagerError::ResumeExpired);
     assert_eq!(manager.load().0, 0, "its slot is free");
 }
 

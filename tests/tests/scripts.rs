@@ -24,13 +24,14 @@ use duologue_tests::root;
 use duologue_tests::scripted::{INPUT_RATE, Plan, ScriptedBackend};
 use duologue_transport::pacer::Pace;
 use duologue_transport::{
-    CloseCause, Limits, Sequenced, SessionCommand, SessionEvent, SessionLink, SessionManager, SessionRequest,
+    CloseCause, Limits, Sequenced, SessionCommand, SessionEvent, SessionLink, SessionManager, SessionRequest, Wire,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-const PACE: Pace = Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) };
+const WIRE: Wire =
+    Wire { name: "test", pace: Some(Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) }) };
 /// What a microphone sends at a time, in ms.
 const MIC_MS: u64 = 20;
 const LOUD: f32 = 0.5;
@@ -100,7 +101,7 @@ async fn visit(manager: SessionManager, name: String, line: Arc<Mutex<Line>>, tr
         // The place is looked at above.
         drop(visitor.wait().await);
     }
-    let link = visitor.open(&SessionRequest::default(), Some(PACE), None).expect("the script takes everybody");
+    let link = visitor.open(&SessionRequest::default(), WIRE, None).expect("the script takes everybody");
     listen(link, name, line, transcript).await;
 }
 
@@ -252,7 +253,7 @@ impl Script {
                         let line = known().line.lock().expect("nobody panics with it");
                         (line.token.clone(), line.last)
                     };
-                    match manager.resume(&token, last, Some(PACE)).await {
+                    match manager.resume(&token, last, WIRE).await {
                         Ok(link) => {
                             let line = known().line.clone();
                             let task = tokio::spawn(listen(link, name.to_owned(), line.clone(), transcript.clone()));

@@ -23,6 +23,7 @@ use super::say;
 use crate::backend::EngineBackend;
 use crate::config::{ConfigArgs, ServeConfig};
 use crate::host::{RuntimeArgs, open_bundle};
+use crate::traces::Traces;
 use crate::{logs, web_client};
 
 /// How long connections may take to close once all sessions are over.
@@ -42,7 +43,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let effective = args.config.load()?;
     let config = &effective.config;
-    logs::init_server(&config.log);
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let traces = Traces::start(&config.otlp, tokio.handle())?;
+    logs::init_server(&config.log, traces.as_ref());
     effective.warnings().for_each(|warning| tracing::warn!("{warning}"));
     metrics::install();
     let bundle = open_bundle(config.bundle.as_deref())?;
@@ -60,13 +63,13 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let manager = SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?;
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    tokio.block_on(serve(
-        manager,
-        settings,
-        Socket { listener, tls, connections: config.limits.connections },
-        config.drain(),
-    ))
+    let socket = Socket { listener, tls, connections: config.limits.connections };
+    let served = tokio.block_on(serve(manager, settings, socket, config.drain()));
+    // By now all sessions are over.
+    if let Some(traces) = traces {
+        traces.finish();
+    }
+    served
 }
 
 fn settings(config: &ServeConfig, args: &Args) -> Result<Settings> {

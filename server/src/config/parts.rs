@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use duologue_proto::wire::Limits as MessageLimits;
 use duologue_transport::Limits as SessionLimits;
 use duologue_transport::http::tls::CertificateSource;
+use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -235,6 +236,65 @@ pub enum LogFormat {
     Text,
     /// One JSON object, for machines.
     Json,
+}
+
+/// `[otlp]`: traces for an OpenTelemetry collector. Off without an endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OtlpConfig {
+    /// Base address of the collector (`http://127.0.0.1:4318`); spans are posted to `/v1/traces` below it.
+    pub endpoint: Option<String>,
+    /// Finished spans that may wait for the collector; more are dropped and counted.
+    pub queue: usize,
+}
+
+impl Default for OtlpConfig {
+    fn default() -> Self {
+        Self { endpoint: None, queue: 2048 }
+    }
+}
+
+impl OtlpConfig {
+    pub(super) fn validate(&self) -> Result<(), Problem> {
+        const LARGEST: usize = 1 << 20;
+        if !(1..=LARGEST).contains(&self.queue) {
+            return Err(Problem::new("otlp.queue", format!("{} is not within 1 to {LARGEST} spans", self.queue)));
+        }
+        self.traces_url().map(|_| ())
+    }
+
+    /// Where spans are posted to; `None` when they stay here.
+    ///
+    /// # Errors
+    /// An endpoint that is no address of a collector. The text is not repeated: it may hold a password.
+    pub fn traces_url(&self) -> Result<Option<Uri>, Problem> {
+        let Some(text) = &self.endpoint else { return Ok(None) };
+        let refuse = |reason: &str| Problem::new("otlp.endpoint", format!("{reason}; write http://127.0.0.1:4318"));
+        let base: Uri = text.parse().map_err(|_| refuse("not a URL"))?;
+        match base.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(refuse(
+                    "https is not spoken here: let a collector near this server take the traces over http and send them on",
+                ));
+            }
+            _ => return Err(refuse("not a URL that begins with http://")),
+        }
+        let authority = base.authority().filter(|authority| !authority.host().is_empty());
+        let authority = authority.ok_or_else(|| refuse("a URL without a host"))?;
+        if authority.as_str().contains('@') {
+            return Err(refuse("user and password do not belong here; OTEL_EXPORTER_OTLP_HEADERS holds headers"));
+        }
+        if base.query().is_some() {
+            return Err(refuse("a URL with a query"));
+        }
+        let path = base.path().trim_end_matches('/');
+        if path.ends_with("/v1/traces") {
+            return Err(refuse("/v1/traces is added by itself"));
+        }
+        let url = format!("http://{authority}{path}/v1/traces");
+        Ok(Some(url.parse().map_err(|_| refuse("not a URL"))?))
+    }
 }
 
 /// A type written as it prints.

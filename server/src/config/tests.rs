@@ -115,10 +115,32 @@ fn errors_name_the_layer_and_the_field() {
     says(effective("[barge_in]\nhold_ms = 1", &[], none()), &["duologue.toml", "barge_in.hold_ms"]);
     says(effective("allowed_origins = [\"a.example\"]", &[], none()), &["allowed_origins", "a.example", "https://"]);
     says(effective("[log]\nlevel = \"a=b=c\"", &[], none()), &["duologue.toml", "log.level"]);
+    says(effective("[otlp]\nqueue = 0", &[], none()), &["duologue.toml", "otlp.queue"]);
+    for (endpoint, part) in [
+        ("localhost:4318", "http://"),
+        ("https://collector.example", "https is not spoken"),
+        ("http://", "not a URL"),
+        ("http://127.0.0.1:4318/v1/traces", "added by itself"),
+        ("http://u:a-key-that-nobody-guesses@host:4318", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ] {
+        let variable = [("DUOLOGUE_OTLP_ENDPOINT", endpoint)];
+        says(effective("", &variable, none()), &["variable DUOLOGUE_OTLP_ENDPOINT", "otlp.endpoint", part, "4318"]);
+    }
     says(effective("[recording]\nretention_days = -1.0", &[], none()), &["recording.retention_days"]);
     says(effective("[tls]\nkey = \"k.pem\"", &[], none()), &["tls.certificate", "tls.key"]);
     let missing = load(&ConfigArgs { config: Some("no/such.toml".into()), ..none() }, std::iter::empty()).unwrap_err();
     assert!(missing.to_string().contains("no/such.toml"), "{missing}");
+}
+
+#[test]
+fn traces_stay_here_unless_a_collector_is_named() {
+    let url = |endpoint: Option<&str>| {
+        let config = OtlpConfig { endpoint: endpoint.map(str::to_owned), ..OtlpConfig::default() };
+        config.traces_url().unwrap().map(|url| url.to_string())
+    };
+    assert_eq!(url(None), None);
+    assert_eq!(url(Some("http://127.0.0.1:4318")).as_deref(), Some("http://127.0.0.1:4318/v1/traces"));
+    assert_eq!(url(Some("http://[::1]:4318/otel/")).as_deref(), Some("http://[::1]:4318/otel/v1/traces"));
 }
 
 #[test]

@@ -6,13 +6,16 @@
 mod events;
 mod link;
 mod listener;
+mod parts;
 mod play_head;
 mod run;
+pub mod spans;
 mod turns;
 
 pub use events::{CloseCause, FlushCause, Output, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
 pub use listener::Listener;
-pub use run::{Driver, DriverLimits, DriverParts};
+pub use parts::{DriverLimits, DriverParts};
+pub use run::Driver;
 
 /// Commands that may wait for a driver. A wire that finds it full waits, so a client that sends faster than the driver
 /// takes is slowed by its own socket.

@@ -29,4 +29,6 @@ pub use backend::{
 pub use driver::{
     CloseCause, DriverLimits, FlushCause, Output, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent,
 };
-pub use manager::{Admission, Limits, ManagerError, Refusal, SessionId, SessionLink, SessionManager, Visitor, Waiting};
+pub use manager::{
+    Admission, Limits, ManagerError, Refusal, SessionId, SessionLink, SessionManager, Visitor, Waiting, Wire,
+};

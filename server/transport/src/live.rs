@@ -18,17 +18,21 @@ use duologue_proto::live::SessionConfig;
 use duologue_proto::wire::{ErrorCode, WireError};
 
 use crate::http::AppState;
-use crate::manager::SessionId;
+use crate::manager::{SessionId, Wire};
 use crate::pacer::Pace;
 use crate::record::{Recorder, Recording};
 use codec::{LiveSession, bundle_info};
 
 /// How speech leaves over WebRTC: the peer sends a packet every 20 ms itself and needs a few of them at hand.
-pub const WEBRTC_PACE: Pace = Pace { packet: Duration::from_millis(20), lead: Duration::from_millis(60) };
+pub const WEBRTC: Wire =
+    Wire { name: "webrtc", pace: Some(Pace { packet: Duration::from_millis(20), lead: Duration::from_millis(60) }) };
 
 /// How speech leaves on a WebSocket: the lead covers a hiccup of the network and is what an interruption cannot take
 /// back from a client that knows no flush.
-pub const WEBSOCKET_PACE: Pace = Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) };
+pub const WEBSOCKET: Wire = Wire {
+    name: "websocket",
+    pace: Some(Pace { packet: Duration::from_millis(100), lead: Duration::from_millis(200) }),
+};
 
 /// The recording of a session, when the server keeps recordings and the client agrees. It has the session's name.
 ///

@@ -15,8 +15,10 @@ use duologue_session::{ConfigError, CoreConfig, Mode};
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::backend::{Backend, BackendError, BargeInMode, SessionRequest};
+use crate::driver::spans;
 use crate::driver::{
     COMMAND_CAPACITY, CloseCause, Driver, DriverLimits, DriverParts, EVENT_CAPACITY, Listener, Output, Sequenced,
     SessionCommand,
@@ -82,6 +84,15 @@ pub struct Visitor {
     id: SessionId,
     key: String,
     moved: watch::Receiver<u64>,
+}
+
+/// What a session knows of the wire that it is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wire {
+    /// In traces.
+    pub name: &'static str,
+    /// How it wants speech; `None` as soon as it is made.
+    pub pace: Option<Pace>,
 }
 
 /// A wire's hold on a session. Dropping it is a lost connection, not a close: the session waits for a resume.
@@ -169,15 +180,10 @@ impl SessionManager {
     ///
     /// # Errors
     /// [`ManagerError::ResumeExpired`].
-    pub async fn resume(
-        &self,
-        token: &str,
-        after: Option<u64>,
-        pace: Option<Pace>,
-    ) -> Result<SessionLink, ManagerError> {
+    pub async fn resume(&self, token: &str, after: Option<u64>, wire: Wire) -> Result<SessionLink, ManagerError> {
         let entry = self.state().table.by_token(token).ok_or(ManagerError::ResumeExpired)?;
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
-        let attach = SessionCommand::Attach { output: Output { events, pace }, after };
+        let attach = SessionCommand::Attach { output: Output { events, pace: wire.pace }, after };
         entry.commands.send(attach).await.map_err(|_| ManagerError::ResumeExpired)?;
         let Entry { id, token, commands, .. } = entry;
         Ok(SessionLink { id, resume_token: token, commands, events: receiver })
@@ -274,7 +280,7 @@ impl Visitor {
     pub fn open(
         mut self,
         request: &SessionRequest,
-        pace: Option<Pace>,
+        wire: Wire,
         recorder: Option<Recorder>,
     ) -> Result<SessionLink, ManagerError> {
         let manager = self.manager.clone();
@@ -291,6 +297,7 @@ impl Visitor {
         let info = backend.info();
         let mut core = CoreConfig::new(&info.duplex, info.output_rate_hz);
         core.cut_unheard = barge_in.cut_unheard && request.mode == Mode::Live;
+        let span = spans::session(&self.id, request.mode, wire.name, &info.name);
         let (commands, inbox) = mpsc::channel(COMMAND_CAPACITY);
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let driver = Driver::new(DriverParts {
@@ -299,7 +306,7 @@ impl Visitor {
             core,
             listener,
             start_delay: info.held_back,
-            output: Output { events, pace },
+            output: Output { events, pace: wire.pace },
             limits: DriverLimits {
                 idle: limits.idle,
                 session: limits.session,
@@ -307,6 +314,7 @@ impl Visitor {
                 pause: limits.pause,
             },
             recorder,
+            span: span.clone(),
         });
         let entry = Entry {
             id: self.id.clone(),
@@ -325,6 +333,7 @@ impl Visitor {
             began: Instant::now(),
             mode: request.mode,
             cause: CloseCause::Failed("the session's task broke; see the log".into()),
+            span,
         };
         metrics::session_opened(stay.mode);
         tokio::spawn(stay.run(driver, inbox));
@@ -341,6 +350,7 @@ struct Stay {
     began: Instant,
     mode: Mode,
     cause: CloseCause,
+    span: Span,
 }
 
 impl Stay {
@@ -354,6 +364,7 @@ impl Stay {
 impl Drop for Stay {
     fn drop(&mut self) {
         metrics::session_closed(self.mode, &self.cause);
+        spans::session_closed(&self.span, &self.cause);
         self.manager.leave(self.ticket, &self.key, Some((self.id.clone(), self.began.elapsed())));
     }
 }

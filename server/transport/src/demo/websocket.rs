@@ -22,8 +22,10 @@ use super::request::session_request;
 use crate::driver::{CloseCause, Sequenced, SessionCommand};
 use crate::http::AppState;
 use crate::http::rate::Rate;
-use crate::manager::{QUEUE_UPDATE_INTERVAL, Refusal, SessionLink, Visitor, Waiting};
+use crate::manager::{QUEUE_UPDATE_INTERVAL, Refusal, SessionLink, Visitor, Waiting, Wire as SessionWire};
 
+/// The demo's clients pace themselves.
+const WIRE: SessionWire = SessionWire { name: "demo", pace: None };
 /// How long a client that has a place may take for its `prepare`.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to read one message before it counts as gone.
@@ -423,7 +425,7 @@ impl Connection {
             }
         };
         let visitor = visitor.take().expect("the codec opens a session once. This is a bug.");
-        match visitor.open(&request, None, None) {
+        match visitor.open(&request, WIRE, None) {
             Ok(link) => {
                 self.link = Some(link);
                 self.talk = Some(self.registry.talk(self.visit.kind, &self.visit.session_id));

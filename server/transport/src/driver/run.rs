@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use duologue_session::barge_in::Action;
 use duologue_session::{
-    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, HeardUnit, Input, Output as CoreOutput, UnitReport,
+    CloseReason, CoreStats, DuplexSession, Event, HeardUnit, Input, Output as CoreOutput, UnitReport,
 };
 use duologue_session::{SpeechReport, Work};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use super::events::{CloseCause, FlushCause, Output, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
+use super::events::{CloseCause, FlushCause, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
 use super::link::{Link, LinkError};
 use super::listener::Listener;
+use super::parts::{DriverLimits, DriverParts};
 use super::play_head::PlayHead;
+use super::spans::SessionSpans;
 use super::turns::Turns;
 use crate::backend::{BackendError, BackendSession};
 use crate::http::metrics::SessionMetrics;
@@ -24,45 +26,6 @@ use crate::record::Recorder;
 
 /// How often a session asks its backend whether it still lives: one that has died rings no bell.
 const LIFE_SIGN: Duration = Duration::from_secs(1);
-
-/// How long a session may do nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DriverLimits {
-    /// Without user audio.
-    pub idle: Duration,
-    /// In all.
-    pub session: Duration,
-    /// Without a connection.
-    pub resume: Duration,
-    /// Longest pause that a client may ask for.
-    pub pause: Duration,
-}
-
-/// What a driver is made of.
-pub struct DriverParts {
-    /// The backend's side.
-    pub session: Box<dyn BackendSession>,
-    /// Rung by the backend.
-    pub wake: Arc<Notify>,
-    /// Numbers of the core.
-    pub core: CoreConfig,
-    /// Voice detector and rules; `None` when the model alone decides.
-    pub listener: Option<Listener>,
-    /// How long a reply waits that is not complete, see [`Pacer::new`].
-    pub start_delay: Duration,
-    /// The wire.
-    pub output: Output,
-    /// Limits.
-    pub limits: DriverLimits,
-    /// The recording that is made.
-    pub recorder: Option<Recorder>,
-}
-
-impl std::fmt::Debug for DriverParts {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("DriverParts").field("core", &self.core).field("limits", &self.limits).finish_non_exhaustive()
-    }
-}
 
 /// What ended a wait.
 enum Happened {
@@ -117,6 +80,7 @@ pub struct Driver {
     recorder: Option<Recorder>,
     closed: Option<CloseCause>,
     metrics: SessionMetrics,
+    spans: SessionSpans,
 }
 
 impl std::fmt::Debug for Driver {
@@ -128,7 +92,7 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     /// A session whose clock starts now.
     pub fn new(parts: DriverParts) -> Self {
-        let DriverParts { session, wake, core, listener, start_delay, output, limits, recorder } = parts;
+        let DriverParts { session, wake, core, listener, start_delay, output, limits, recorder, span } = parts;
         Self {
             core: DuplexSession::new(core, Duration::ZERO),
             session,
@@ -155,6 +119,7 @@ impl Driver {
             recorder,
             closed: None,
             metrics: SessionMetrics::new(core.unit_deadline.as_secs_f64(), core.output_rate_hz),
+            spans: SessionSpans::new(span),
         }
     }
 
@@ -411,6 +376,7 @@ impl Driver {
             match self.core.poll() {
                 CoreOutput::Work(Work::Release) => {}
                 CoreOutput::Work(work) => {
+                    self.spans.work(&work);
                     let clock_zero = self.began.into_std();
                     if let Err(error) = self.session.perform(work, clock_zero) {
                         self.fail(&error);
@@ -573,6 +539,7 @@ impl Driver {
             recorder.event(self.clock, &event);
         }
         self.metrics.event(self.now(), &event);
+        self.spans.event(&event);
         if self.link.send(event).is_err() && self.closed.is_none() {
             self.closed = Some(CloseCause::SlowClient);
             self.core.handle(self.now(), Input::Close);

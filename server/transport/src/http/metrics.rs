@@ -116,7 +116,7 @@ pub fn build_info(version: &'static str, bundle: &str, precision: &str, device: 
     gauge!(BUILD_INFO, labels).set(1.0);
 }
 
-fn mode_label(mode: Mode) -> &'static str {
+pub(crate) fn mode_label(mode: Mode) -> &'static str {
     match mode {
         Mode::Live => "live",
         Mode::Fidelity => "fidelity",
@@ -131,7 +131,12 @@ pub fn session_opened(mode: Mode) {
 /// A session that was [`session_opened`] ends.
 pub fn session_closed(mode: Mode, cause: &CloseCause) {
     gauge!(SESSIONS, "mode" => mode_label(mode)).decrement(1.0);
-    let outcome = match cause {
+    counter!(SESSIONS_TOTAL, "outcome" => outcome_label(cause)).increment(1);
+}
+
+/// How a session ended, in a few words of which there are few.
+pub(crate) fn outcome_label(cause: &CloseCause) -> &'static str {
+    match cause {
         CloseCause::Requested => "requested",
         CloseCause::ConnectionLost => "connection_lost",
         CloseCause::Idle => "idle",
@@ -141,8 +146,7 @@ pub fn session_closed(mode: Mode, cause: &CloseCause) {
         CloseCause::SlowClient => "slow_client",
         CloseCause::Kicked => "kicked",
         CloseCause::Failed(_) => "failed",
-    };
-    counter!(SESSIONS_TOTAL, "outcome" => outcome).increment(1);
+    }
 }
 
 /// A client was not let in.

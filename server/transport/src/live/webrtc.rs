@@ -12,7 +12,7 @@ use duologue_proto::wire::{ErrorCode, WireError};
 use super::codec::{LiveCodec, LiveSession};
 use super::request::session_request;
 use super::websocket::{bare, event_number, manager_error, pass_on, refusal_error};
-use super::{WEBRTC_PACE, recorder};
+use super::{WEBRTC, recorder};
 use crate::driver::{CloseCause, SessionCommand, SessionEvent};
 use crate::http::{AppState, error_response};
 use crate::manager::{SessionId, SessionLink};
@@ -59,7 +59,7 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
             let last = session.duologue.as_ref().and_then(|extension| extension.last_event_id.as_deref());
             let after = last.map(event_number).transpose()?;
             let (peer, answer) = RtcPeer::answer(&transport.sdp, config).await.map_err(|error| rtc_error(&error))?;
-            let link = state.manager().resume(token, after, Some(WEBRTC_PACE)).await;
+            let link = state.manager().resume(token, after, WEBRTC).await;
             (link.map_err(|error| manager_error(&error))?, peer, answer)
         }
         None => {
@@ -72,7 +72,7 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
             let (peer, answer) = RtcPeer::answer(&transport.sdp, config).await.map_err(|error| rtc_error(&error))?;
             let recorder = recorder(state, &session, visitor.id())?;
             recording_id = recorder.is_some().then(|| visitor.id().to_string());
-            let link = visitor.open(&request, Some(WEBRTC_PACE), recorder).map_err(|error| manager_error(&error))?;
+            let link = visitor.open(&request, WEBRTC, recorder).map_err(|error| manager_error(&error))?;
             (link, peer, answer)
         }
     };

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::codec::{LiveCodec, LiveSession, Reaction};
 use super::request::session_request;
-use super::{WEBSOCKET_PACE, recorder};
+use super::{WEBSOCKET, recorder};
 use crate::backend::BackendError;
 use crate::http::AppState;
 use crate::http::rate::Rate;
@@ -123,7 +123,7 @@ async fn open(
     }
     let recorder = recorder(state, config, visitor.id())?;
     let recording_id = recorder.is_some().then(|| visitor.id().to_string());
-    let link = visitor.open(&request, Some(WEBSOCKET_PACE), recorder).map_err(|error| manager_error(&error))?;
+    let link = visitor.open(&request, WEBSOCKET, recorder).map_err(|error| manager_error(&error))?;
     let codec = codec(state, config, &link, recording_id, false);
     Ok(Some((link, codec)))
 }
@@ -135,8 +135,7 @@ async fn resume(
 ) -> Result<Option<(SessionLink, LiveCodec)>, WireError> {
     let last = config.duologue.as_ref().and_then(|extension| extension.last_event_id.as_deref());
     let after = last.map(event_number).transpose()?;
-    let link =
-        state.manager().resume(token, after, Some(WEBSOCKET_PACE)).await.map_err(|error| manager_error(&error))?;
+    let link = state.manager().resume(token, after, WEBSOCKET).await.map_err(|error| manager_error(&error))?;
     let codec = codec(state, config, &link, None, true);
     Ok(Some((link, codec)))
 }
