@@ -238,6 +238,7 @@ impl ServeConfig {
             session: Duration::from_secs(limits.session_s),
             resume: Duration::from_secs(limits.resume_s),
             pause: Duration::from_secs(limits.pause_s),
+            sidebands: limits.sidebands,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum_server::Handle;
 use duologue_session::barge_in::BargeInConfig;
-use duologue_transport::http::auth::KeyRing;
+use duologue_transport::http::auth::{ApiKey, KeyRing};
 use duologue_transport::http::origin::Origins;
 use duologue_transport::http::rate::RateLimits;
 use duologue_transport::http::{AppState, Assets, Settings, router, tls};
@@ -26,6 +26,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a test may want otherwise than usual.
 pub struct Setup {
+    /// Who may come in; whoever is on this machine when there are none.
+    pub keys: Vec<ApiKey>,
     /// A place for recordings.
     pub recordings: Option<Shelf>,
     /// Connections at once.
@@ -36,7 +38,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { recordings: None, connections: 512, assets: |_| None }
+        Self { keys: Vec::new(), recordings: None, connections: 512, assets: |_| None }
     }
 }
 
@@ -69,10 +71,10 @@ impl Server {
     /// # Panics
     /// If this machine has no free port.
     pub async fn start_with(backend: impl Backend, limits: Limits, setup: Setup) -> Self {
-        let Setup { recordings, connections, assets } = setup;
+        let Setup { keys, recordings, connections, assets } = setup;
         let manager = SessionManager::new(Arc::new(backend), limits, BargeInConfig::default()).expect("valid rules");
         let settings = Settings {
-            keys: KeyRing::new(Vec::new()),
+            keys: KeyRing::new(keys),
             origins: Origins::new(&[], true).expect("no origins to read"),
             rates: RateLimits::default(),
             messages: duologue_proto::wire::Limits::default(),

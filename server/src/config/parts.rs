@@ -102,6 +102,8 @@ pub struct LimitsConfig {
     pub resume_s: u64,
     /// Longest pause.
     pub pause_s: u64,
+    /// Second programs that may be attached to one session.
+    pub sidebands: usize,
     /// How long sessions may go on once the server is told to stop (SIGTERM). Shorter than the 30 s after which
     /// Kubernetes kills.
     pub drain_s: u64,
@@ -127,6 +129,7 @@ impl Default for LimitsConfig {
             session_s: session.session.as_secs(),
             resume_s: session.resume.as_secs(),
             pause_s: session.pause.as_secs(),
+            sidebands: session.sidebands,
             drain_s: 25,
             message_bytes: message.max_message_bytes,
             message_audio_s: message.max_audio_s,

@@ -168,6 +168,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/live/sessions", get(live_socket).post(live_create))
         .route("/v1/live/sessions/{id}/ice", post(live_trickle))
         .route("/v1/live/sessions/{id}/hangup", post(live_hang_up))
+        .route("/v1/live/sessions/{id}/attach", get(live_attach))
         .route("/v1/live/sessions/{id}/content", get(recorded_audio))
         .route("/v1/duologue/recordings/{id}/audio", get(recorded_audio))
         .route("/v1/duologue/recordings/{id}/timeline", get(recorded_timeline))
@@ -255,14 +256,34 @@ async fn live_socket(
         Ok(identity) => identity,
         Err(response) => return *response,
     };
+    let upgrade = upgrade_for(&state, &identity, upgrade);
+    upgrade.on_upgrade(move |socket| live::websocket::serve(socket, state, identity.name, peer))
+}
+
+fn upgrade_for(state: &AppState, identity: &Identity, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     let upgrade = match &identity.subprotocol {
         Some(name) => upgrade.protocols([name.clone()]),
         None => upgrade,
     };
-    upgrade
-        // A message that is a little too long is answered; one far beyond is not even read.
-        .max_message_size(state.message_limits().max_message_bytes.saturating_mul(2))
-        .on_upgrade(move |socket| live::websocket::serve(socket, state, identity.name, peer))
+    // A message that is a little too long is answered; one far beyond is not even read.
+    upgrade.max_message_size(state.message_limits().max_message_bytes.saturating_mul(2))
+}
+
+async fn live_attach(
+    State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    match state.admit(&headers, &uri, peer) {
+        Ok(identity) => {
+            let upgrade = upgrade_for(&state, &identity, upgrade);
+            live::sideband::attach(state, upgrade, &id, &identity.name).await
+        }
+        Err(response) => *response,
+    }
 }
 
 async fn live_create(

@@ -30,5 +30,5 @@ pub use driver::{
     CloseCause, DriverLimits, FlushCause, Output, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent,
 };
 pub use manager::{
-    Admission, Limits, ManagerError, Refusal, SessionId, SessionLink, SessionManager, Visitor, Waiting, Wire,
+    Admission, Limits, ManagerError, Refusal, SessionId, SessionLink, SessionManager, Sideband, Visitor, Waiting, Wire,
 };

@@ -5,6 +5,7 @@
 
 pub mod codec;
 mod request;
+pub mod sideband;
 mod transcript;
 pub mod webrtc;
 pub mod websocket;
@@ -21,7 +22,7 @@ use crate::http::AppState;
 use crate::manager::{SessionId, Wire};
 use crate::pacer::Pace;
 use crate::record::{Recorder, Recording};
-use codec::{LiveSession, bundle_info};
+use codec::{LiveSession, Sound, bundle_info};
 
 /// How speech leaves over WebRTC: the peer sends a packet every 20 ms itself and needs a few of them at hand.
 pub const WEBRTC: Wire =
@@ -52,7 +53,7 @@ fn recorder(state: &AppState, config: &SessionConfig, id: &SessionId) -> Result<
         info,
         limits: state.manager().limits(),
         recording_id: Some(id.to_string()),
-        audio: false,
+        sound: Sound::Elsewhere,
     };
     let recording = Recording {
         id: id.to_string(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use duologue_session::barge_in::{BargeIn, BargeInConfig};
 use duologue_session::{ConfigError, CoreConfig, Mode};
 use rand::Rng;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -46,6 +46,18 @@ pub enum ManagerError {
     /// A resume token that is unknown, or whose session is over.
     #[error("the session to resume is over or unknown; start a new one")]
     ResumeExpired,
+    /// A session that is over, was never there, or is another key's; which of them is nobody's business.
+    #[error("no session is named {id}; it may be over")]
+    Unknown {
+        /// The name.
+        id: SessionId,
+    },
+    /// As many second programs hear the session as may.
+    #[error("{limit} programs are attached to this session, which is its limit; close one first")]
+    Crowded {
+        /// How many may.
+        limit: usize,
+    },
 }
 
 /// Opens sessions on a backend and keeps count of them. Cheap to clone.
@@ -106,6 +118,20 @@ pub struct SessionLink {
     pub commands: mpsc::Sender<SessionCommand>,
     /// From it.
     pub events: mpsc::Receiver<Sequenced>,
+}
+
+/// A second program's hold on a session: it hears everything but the sound. Dropping it changes nothing for the session.
+#[derive(Debug)]
+pub struct Sideband {
+    /// Name of the session.
+    pub id: SessionId,
+    /// How long it has run.
+    pub age: Duration,
+    /// To the session.
+    pub commands: mpsc::Sender<SessionCommand>,
+    /// From it, from now on. They end early for who does not read.
+    pub events: mpsc::Receiver<Sequenced>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl SessionManager {
@@ -187,6 +213,21 @@ impl SessionManager {
         entry.commands.send(attach).await.map_err(|_| ManagerError::ResumeExpired)?;
         let Entry { id, token, commands, .. } = entry;
         Ok(SessionLink { id, resume_token: token, commands, events: receiver })
+    }
+
+    /// Lets a second program hear a session of the same key.
+    ///
+    /// # Errors
+    /// [`ManagerError::Unknown`], [`ManagerError::Crowded`].
+    pub async fn attach(&self, id: &SessionId, key: &str) -> Result<Sideband, ManagerError> {
+        let unknown = || ManagerError::Unknown { id: id.clone() };
+        let entry = self.state().table.by_id(id).filter(|entry| entry.key == key).ok_or_else(unknown)?;
+        let Entry { id, began, commands, sidebands, .. } = entry;
+        let crowded = ManagerError::Crowded { limit: self.inner.limits.sidebands };
+        let place = sidebands.try_acquire_owned().map_err(|_| crowded)?;
+        let (observer, events) = mpsc::channel(EVENT_CAPACITY);
+        commands.send(SessionCommand::Observe(observer)).await.map_err(|_| unknown())?;
+        Ok(Sideband { id, age: began.elapsed(), commands, events, _place: place })
     }
 
     /// Sends a command to a session by its name (hang-up, kick).
@@ -322,6 +363,7 @@ impl Visitor {
             key: self.key.clone(),
             began: Instant::now(),
             commands: commands.clone(),
+            sidebands: Arc::new(Semaphore::new(limits.sidebands.min(Semaphore::MAX_PERMITS))),
         };
         let (id, resume_token) = (entry.id.clone(), entry.token.clone());
         manager.state().table.insert(entry);

@@ -7,7 +7,7 @@ use duologue_proto::wire::{Limits, WireError};
 use duologue_proto::{demo, live};
 use duologue_session::{Duplex, PreparedReport};
 use duologue_transport::demo::{DemoCodec, Moment, Reaction};
-use duologue_transport::live::codec::{LiveCodec, LiveSession};
+use duologue_transport::live::codec::{LiveCodec, LiveSession, Sound};
 use duologue_transport::live::session_request;
 use duologue_transport::{BackendInfo, SessionEvent};
 use serde::Serialize;
@@ -81,7 +81,7 @@ pub fn live_client(bytes: &[u8]) {
             info: &info,
             limits: &limits_of_manager,
             recording_id: None,
-            audio: true,
+            sound: Sound::Messages,
         };
         let mut codec = LiveCodec::new(&session, limits());
         for line in text.lines().chain([text]) {

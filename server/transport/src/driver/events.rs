@@ -42,6 +42,8 @@ pub enum SessionCommand {
         /// The last event that the client has handled; `None` before the first.
         after: Option<u64>,
     },
+    /// A second program wants to hear of everything but the sound. One that does not read is forgotten.
+    Observe(mpsc::Sender<Sequenced>),
     /// The server stops; the session may go on this long.
     Drain(Duration),
     /// The client leaves.

@@ -25,11 +25,13 @@ pub struct Link {
     sender: Option<Sender<Sequenced>>,
     next: u64,
     kept: VecDeque<Sequenced>,
+    /// Second programs, which hear no sound.
+    observers: Vec<Sender<Sequenced>>,
 }
 
 impl Link {
     pub fn new(sender: Sender<Sequenced>) -> Self {
-        Self { sender: Some(sender), next: 0, kept: VecDeque::new() }
+        Self { sender: Some(sender), next: 0, kept: VecDeque::new(), observers: Vec::new() }
     }
 
     /// Sends an event, or only keeps it while no wire is there.
@@ -39,6 +41,10 @@ impl Link {
     pub fn send(&mut self, event: SessionEvent) -> Result<(), LinkError> {
         let event = Sequenced { seq: self.next, event };
         self.next += 1;
+        if !matches!(event.event, SessionEvent::Audio { .. }) {
+            // Whoever does not read hears no more; the session goes on.
+            self.observers.retain(|observer| observer.try_send(event.clone()).is_ok());
+        }
         if self.kept.len() == REPLAY_CAPACITY {
             self.kept.pop_front();
         }
@@ -67,6 +73,11 @@ impl Link {
         self.sender = Some(output.events.clone());
         let missed: Vec<Sequenced> = self.kept.iter().filter(|event| event.seq >= wanted).cloned().collect();
         missed.into_iter().try_for_each(|event| self.pass(event))
+    }
+
+    /// Sends what comes from now on to a second program too. How many there may be is the manager's business.
+    pub fn observe(&mut self, observer: Sender<Sequenced>) {
+        self.observers.push(observer);
     }
 
     /// Waits until the wire has gone; for ever when none is there.
@@ -129,6 +140,22 @@ mod tests {
         assert_eq!(link.attach(&output, Some(9_999)), Err(LinkError::Forgotten), "an event that never was");
         link.attach(&output, Some(0)).unwrap();
         assert_eq!(drain(&mut second).len(), REPLAY_CAPACITY);
+    }
+
+    #[test]
+    fn a_second_program_hears_no_sound_and_is_forgotten_when_it_does_not_read() {
+        let (sender, mut first) = mpsc::channel(16);
+        let mut link = Link::new(sender);
+        link.send(SessionEvent::TurnBegan { turn: 0 }).unwrap();
+        let (observer, mut second) = mpsc::channel(2);
+        link.observe(observer);
+        link.send(SessionEvent::Audio { turn: 0, start: 0, samples: [0; 4].into() }).unwrap();
+        for turn in 1..=5 {
+            link.send(SessionEvent::TurnBegan { turn }).unwrap();
+        }
+        assert_eq!(drain(&mut second), [1, 2]);
+        assert!(second.is_closed(), "it was too slow");
+        assert_eq!(std::iter::from_fn(|| first.try_recv().ok()).count(), 7, "the session's own wire missed nothing");
     }
 
     #[test]

@@ -249,6 +249,7 @@ impl Driver {
                 // The client sees its channel end; what it missed is gone.
                 Err(LinkError::Forgotten | LinkError::Full) => drop(output),
             },
+            SessionCommand::Observe(events) => self.link.observe(events),
             SessionCommand::Drain(limit) => {
                 self.drain_ends = Some(now + limit);
                 self.send(SessionEvent::Draining(limit));

@@ -7,9 +7,9 @@ use duologue_audio::stream::Resampler;
 use duologue_proto::live::{
     AudioConfig, AudioDelta, AudioFormat, BundleInfo, ClientEvent, ClientMessage, CloseDetail, CloseReason,
     ContextWindow, DeltaExtension, Draining, Dropped, DroppedKind, Empty, Flush, Hold, Paused, ServerEvent,
-    ServerMessage, SessionClosed, SessionConfig, SessionLimits, SessionResource, SessionSnapshot, SessionStatus,
-    Speech, SpeechStages, StartedExtension, TranscriptDelta, Truncated, TruncatedUnit, Turn, TurnState, Unit,
-    UnitStages, Usage, UsageUpdated, VoiceActivity, parse_client,
+    ServerMessage, SessionClosed, SessionConfig, SessionExtension, SessionLimits, SessionResource, SessionSnapshot,
+    SessionStatus, Speech, SpeechStages, StartedExtension, TranscriptDelta, Truncated, TruncatedUnit, Turn, TurnState,
+    Unit, UnitStages, Usage, UsageUpdated, VoiceActivity, parse_client,
 };
 use duologue_proto::live::{AudioOutput, FlushCause as WireFlushCause};
 use duologue_proto::payload::{Base64, decode_s16le, encode_s16le};
@@ -20,7 +20,7 @@ use duologue_session::Frame;
 use super::transcript::{Fragment, Transcript};
 use crate::backend::BackendInfo;
 use crate::driver::{CloseCause, FlushCause, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
-use crate::manager::Limits;
+use crate::manager::{Limits, Sideband};
 use crate::picture;
 
 /// Units between two `session.usage.updated`.
@@ -35,6 +35,17 @@ pub enum Reaction {
     Reply(ServerMessage),
 }
 
+/// Where a client has the sound of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sound {
+    /// In messages.
+    Messages,
+    /// Beside them, over WebRTC.
+    Media,
+    /// Nowhere: it is attached to another client's session.
+    Elsewhere,
+}
+
 /// One client's session on this wire.
 #[derive(Debug)]
 pub struct LiveCodec {
@@ -42,8 +53,7 @@ pub struct LiveCodec {
     limits: MessageLimits,
     /// The client understands `duologue.*` events.
     extension: bool,
-    /// Audio travels in messages; not so over WebRTC.
-    audio: bool,
+    sound: Sound,
     /// The model reads typed questions.
     typed: bool,
     input_rate_hz: u32,
@@ -79,8 +89,8 @@ pub struct LiveSession<'a> {
     pub limits: &'a Limits,
     /// Id of the recording that is made.
     pub recording_id: Option<String>,
-    /// Audio travels in messages.
-    pub audio: bool,
+    /// Where its sound is.
+    pub sound: Sound,
 }
 
 impl LiveCodec {
@@ -93,7 +103,7 @@ impl LiveCodec {
             format,
             limits,
             extension: extension.is_some_and(|extension| extension.units != Some(false)),
-            audio: session.audio,
+            sound: session.sound,
             typed: info.typed,
             input_rate_hz: info.duplex.sample_rate_hz,
             output_rate_hz: info.output_rate_hz,
@@ -112,6 +122,26 @@ impl LiveCodec {
         if !codec.extension {
             codec.session.duologue = None;
         }
+        codec
+    }
+
+    /// A codec for a second program, attached to a session that has run for a while. It is told what it has a right to
+    /// know: not the client's wishes, nor how to take the session over.
+    pub fn sideband(sideband: &Sideband, info: &BackendInfo, limits: &Limits, messages: MessageLimits) -> Self {
+        let config = SessionConfig { duologue: Some(SessionExtension::default()), ..SessionConfig::default() };
+        let session = LiveSession {
+            id: sideband.id.as_str(),
+            resume_token: "",
+            resumed: true,
+            config: &config,
+            info,
+            limits,
+            recording_id: None,
+            sound: Sound::Elsewhere,
+        };
+        let mut codec = Self::new(&session, messages);
+        codec.session.expires_at -= sideband.age.as_secs();
+        codec.session.instructions = None;
         codec
     }
 
@@ -135,7 +165,15 @@ impl LiveCodec {
                 let snapshot = SessionSnapshot { session: self.session.clone() };
                 Ok(vec![reply(ServerEvent::SessionUpdated(Box::new(snapshot)))])
             }
-            ClientEvent::InputAudioAppend(_) if !self.audio => {
+            ClientEvent::InputAudioAppend(_)
+            | ClientEvent::InputAudioMute(_)
+            | ClientEvent::InputAudioUnmute(_)
+            | ClientEvent::Playback(_)
+                if self.sound == Sound::Elsewhere =>
+            {
+                Err(WireError::unsupported("type", "the sound of this session is another client's"))
+            }
+            ClientEvent::InputAudioAppend(_) if self.sound == Sound::Media => {
                 Err(WireError::unsupported("type", "audio of this session comes over WebRTC"))
             }
             ClientEvent::InputAudioAppend(append) => {
@@ -233,7 +271,7 @@ impl LiveCodec {
             SessionEvent::Ready(_) => out.push(self.started()),
             SessionEvent::Unit(unit) => self.unit(unit, out),
             SessionEvent::Speech(speech) => tell(ServerEvent::Speech(self.speech(speech))),
-            SessionEvent::Audio { turn, start, samples } if self.audio => {
+            SessionEvent::Audio { turn, start, samples } if self.sound == Sound::Messages => {
                 let delta = Base64(self.encode(samples));
                 let start_ms = start * 1000 / u64::from(self.output_rate_hz);
                 let duologue = extension.then(|| DeltaExtension { turn: (*turn).into(), start_ms: Some(start_ms) });
@@ -406,7 +444,7 @@ fn resource(session: &LiveSession<'_>) -> SessionResource {
         model: config.model.clone().unwrap_or_else(|| info.name.clone()),
         status: SessionStatus::Active,
         audio: Some(AudioConfig {
-            format: session.audio.then(|| config.audio_format()),
+            format: (session.sound == Sound::Messages).then(|| config.audio_format()),
             output: config.voice().map(|voice| AudioOutput { voice: Some(voice.clone()) }),
         }),
         delegation: config.delegation.clone(),

@@ -9,13 +9,13 @@ use duologue_proto::live::rest::{
 use duologue_proto::live::{ServerEvent, ServerMessage};
 use duologue_proto::wire::{ErrorCode, WireError};
 
-use super::codec::{LiveCodec, LiveSession};
+use super::codec::{LiveCodec, LiveSession, Sound};
 use super::request::session_request;
 use super::websocket::{bare, event_number, manager_error, pass_on, refusal_error};
 use super::{WEBRTC, recorder};
 use crate::driver::{CloseCause, SessionCommand, SessionEvent};
 use crate::http::{AppState, error_response};
-use crate::manager::{SessionId, SessionLink};
+use crate::manager::{ManagerError, SessionId, SessionLink};
 use crate::rtc::{Candidate, Disconnect, RtcConfig, RtcError, RtcEvent, RtcHandle, RtcPeer};
 
 /// How long a client that found no room is asked to wait, in seconds.
@@ -33,7 +33,7 @@ pub async fn create(state: &AppState, key: &str, body: &str) -> Response {
     }
 }
 
-fn refuse(error: &WireError) -> Response {
+pub(super) fn refuse(error: &WireError) -> Response {
     let status = match error.code {
         ErrorCode::QueueFull | ErrorCode::ServerBusy => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -84,7 +84,7 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
         info,
         limits: state.manager().limits(),
         recording_id,
-        audio: false,
+        sound: Sound::Media,
     };
     let codec = LiveCodec::new(&described, state.message_limits());
     let id = link.id.clone();
@@ -128,8 +128,8 @@ pub async fn hang_up(state: &AppState, id: &str) -> Response {
 }
 
 fn no_session(id: &str) -> Response {
-    let error = WireError::invalid("id", format!("no session is named {id}; it may be over"));
-    error_response(StatusCode::NOT_FOUND, &error)
+    let unknown = ManagerError::Unknown { id: SessionId::from_client(id) };
+    error_response(StatusCode::NOT_FOUND, &manager_error(&unknown))
 }
 
 /// Carries everything between a session and its peer until one of them ends.
@@ -158,7 +158,7 @@ async fn bridge(state: AppState, mut link: SessionLink, mut peer: RtcPeer, mut c
                 }
                 Some(RtcEvent::Message(text)) => {
                     let replies = match codec.receive(&text) {
-                        Ok(reactions) => pass_on(&link, reactions).await,
+                        Ok(reactions) => pass_on(&link.commands, reactions).await,
                         Err(error) => vec![bare(ServerEvent::refusal(&error))],
                     };
                     replies.iter().for_each(|reply| tell(&handle, reply));

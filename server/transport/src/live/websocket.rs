@@ -8,12 +8,14 @@ use duologue_proto::live::{
     AudioFormat, ClientEvent, ClientMessage, Queued, ServerEvent, ServerMessage, SessionConfig, parse_client,
 };
 use duologue_proto::wire::{ErrorCode, WireError};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::codec::{LiveCodec, LiveSession, Reaction};
+use super::codec::{LiveCodec, LiveSession, Reaction, Sound};
 use super::request::session_request;
 use super::{WEBSOCKET, recorder};
 use crate::backend::BackendError;
+use crate::driver::SessionCommand;
 use crate::http::AppState;
 use crate::http::rate::Rate;
 use crate::manager::{ManagerError, Refusal, SessionLink, Waiting};
@@ -33,8 +35,12 @@ pub async fn serve(mut socket: WebSocket, state: AppState, key: String, peer: So
         Ended::Refused => (close_code::POLICY, "refused; see the error event"),
         Ended::Busy => (close_code::AGAIN, "no session is free"),
     };
+    close(socket, code, reason).await;
+}
+
+/// Says good-bye; a client that is gone need not be told.
+pub(super) async fn close(mut socket: WebSocket, code: u16, reason: &'static str) {
     let frame = CloseFrame { code, reason: reason.into() };
-    // A client that is gone need not be told.
     drop(timeout(SEND_TIMEOUT, socket.send(Message::Close(Some(frame)))).await);
 }
 
@@ -155,7 +161,7 @@ fn codec(
         info: state.manager().backend().info(),
         limits: state.manager().limits(),
         recording_id,
-        audio: true,
+        sound: Sound::Messages,
     };
     LiveCodec::new(&session, state.message_limits())
 }
@@ -191,7 +197,7 @@ async fn run(socket: &mut WebSocket, mut link: SessionLink, mut codec: LiveCodec
                 };
                 let replies = match reactions {
                     Err(error) => vec![bare(ServerEvent::refusal(&error))],
-                    Ok(reactions) => pass_on(&link, reactions).await,
+                    Ok(reactions) => pass_on(&link.commands, reactions).await,
                 };
                 for reply in replies {
                     if send(socket, &reply).await.is_err() {
@@ -207,26 +213,26 @@ async fn run(socket: &mut WebSocket, mut link: SessionLink, mut codec: LiveCodec
 }
 
 /// Hands commands to the session and returns what the client is told at once.
-pub(super) async fn pass_on(link: &SessionLink, reactions: Vec<Reaction>) -> Vec<ServerMessage> {
+pub(super) async fn pass_on(commands: &mpsc::Sender<SessionCommand>, reactions: Vec<Reaction>) -> Vec<ServerMessage> {
     let mut replies = Vec::new();
     for reaction in reactions {
         match reaction {
             Reaction::Reply(message) => replies.push(message),
             // A session that has ended says so on the other channel.
-            Reaction::Command(command) => drop(link.commands.send(command).await),
+            Reaction::Command(command) => drop(commands.send(command).await),
         }
     }
     replies
 }
 
-enum Received {
+pub(super) enum Received {
     Text(String),
     Refused(WireError),
     Gone,
 }
 
 /// The next text of the client, within its rate.
-async fn text_of(socket: &mut WebSocket, rate: &mut Rate) -> Received {
+pub(super) async fn text_of(socket: &mut WebSocket, rate: &mut Rate) -> Received {
     loop {
         return match socket.recv().await {
             Some(Ok(Message::Text(text))) => match rate.take(text.len()) {
@@ -250,9 +256,9 @@ async fn refuse(socket: &mut WebSocket, error: &WireError) -> Ended {
 }
 
 /// The client does not read, or is gone.
-struct Lost;
+pub(super) struct Lost;
 
-async fn send(socket: &mut WebSocket, message: &ServerMessage) -> Result<(), Lost> {
+pub(super) async fn send(socket: &mut WebSocket, message: &ServerMessage) -> Result<(), Lost> {
     let text = serde_json::to_string(message).expect("wire types are JSON. This is a bug.");
     match timeout(SEND_TIMEOUT, socket.send(Message::Text(text.into()))).await {
         Ok(Ok(())) => Ok(()),
@@ -292,5 +298,7 @@ pub(super) fn manager_error(error: &ManagerError) -> WireError {
         }
         ManagerError::Backend(BackendError::Failed(message)) => WireError::new(ErrorCode::Internal, message.clone()),
         ManagerError::ResumeExpired => WireError::new(ErrorCode::ResumeExpired, error.to_string()),
+        ManagerError::Unknown { .. } => WireError::invalid("id", error.to_string()),
+        ManagerError::Crowded { .. } => WireError::new(ErrorCode::RateLimited, error.to_string()),
     }
 }

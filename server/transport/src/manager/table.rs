@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::driver::SessionCommand;
@@ -25,6 +26,8 @@ pub struct Limits {
     pub resume: Duration,
     /// Longest pause.
     pub pause: Duration,
+    /// Second programs that may hear one session.
+    pub sidebands: usize,
 }
 
 impl Default for Limits {
@@ -36,6 +39,7 @@ impl Default for Limits {
             session: Duration::from_secs(3600),
             resume: Duration::from_secs(30),
             pause: Duration::from_secs(300),
+            sidebands: 2,
         }
     }
 }
@@ -84,6 +88,8 @@ pub(super) struct Entry {
     pub key: String,
     pub began: Instant,
     pub commands: mpsc::Sender<SessionCommand>,
+    /// Room for second programs.
+    pub sidebands: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
