@@ -35,7 +35,7 @@ pub struct DriverParts {
     pub core: CoreConfig,
     /// Voice detector and rules; `None` when the model alone decides.
     pub listener: Option<Listener>,
-    /// How long a reply waits that is not complete, see [`Pacer::new`].
+    /// How long a reply waits that is not complete, see [`Pacer::new`](crate::pacer::Pacer::new).
     pub start_delay: Duration,
     /// The wire.
     pub output: Output,
