@@ -74,12 +74,12 @@ web: $(WEB)/dist/index.html ## build the web client (Node)
 build: setup web $(RUNTIME) ## build target/release/duologue, the web client in it, ONNX Runtime beside it
 	cargo build --release --locked --bin duologue
 
-run: build bundle vad ## start the server; it prints the address to open
-	$(BIN) serve --bundle $(BUNDLE) --set vad=$(VAD)
+run: build vad ## start the server; it prints the address to open
+	$(BIN) serve --set vad=$(VAD)
 
-talk: build bundle ## feed a spoken wav through the whole chain; reply and timeline land in out/talk
+talk: build ## feed spoken questions through the whole chain; reply and timeline land in out/talk
 	@mkdir -p $(TALK)
-	$(BIN) talk --bundle $(BUNDLE) --input $(GOLDEN)/inputs/public_input.wav --output $(TALK)/reply.wav --timeline $(TALK)/timeline.jsonl
+	$(BIN) talk --input models/mini/example/question.wav --output $(TALK)/reply.wav --timeline $(TALK)/timeline.jsonl
 
 test: build bundle vad $(CLIENTS)/.installed ## every test: Rust, golden sessions, web client, browser, exporter
 	@bash .ci/system-packages test
@@ -128,11 +128,12 @@ fuzz: setup ## fuzz every decoder of network bytes, FUZZ_SECONDS (300) each; wha
 MINI         := PYTHONPATH=models OMP_NUM_THREADS=1 $(PY) -m mini
 MINI_WORK    := out/mini
 MINI_PARTS   := models/mini/checkpoints
+MINI_BUNDLE  := models/mini/bundle
 MINI_MINUTES ?= 60
 MINI_DEVICE  ?= cpu
 MINI_COUNT   ?= 100
 
-mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for each part) and export it to out/mini/bundle
+mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for each part) and export it to models/mini/bundle
 	bash .ci/system-packages mini
 	$(MINI) corpus --work $(MINI_WORK)
 	$(MINI) train-hearing --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/hearing.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
@@ -140,14 +141,13 @@ mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for eac
 	$(MINI) train-flow --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/flow.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
 	$(MINI) train-vocoder --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/hift.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
 	$(MINI) curves --work $(MINI_WORK) --out models/mini/curves.svg
-	$(MINI) export --checkpoints $(MINI_PARTS) --work $(MINI_WORK) --out $(MINI_WORK)/bundle
+	$(MINI) export --checkpoints $(MINI_PARTS) --work $(MINI_WORK) --out $(MINI_BUNDLE) --precision int8
 
-mini-eval: build exporter ## evaluate out/mini/bundle in the engine with held-out voices, and listen to its voice
+mini-eval: build exporter ## judge models/mini/bundle in the engine with held-out voices, and its voice with a recogniser
 	bash .ci/system-packages mini
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r models/requirements-mini.txt
-	$(MINI) judge --bundle $(MINI_WORK)/bundle --binary $(BIN) --work $(MINI_WORK) --count $(MINI_COUNT) --errors 5
-	$(MINI) corpus --work $(MINI_WORK) --shards 2
-	$(MINI) judge-voice --work $(MINI_WORK) --checkpoints $(MINI_PARTS)
+	$(MINI) judge --bundle $(MINI_BUNDLE) --binary $(BIN) --count $(MINI_COUNT) --errors 5
+	$(MINI) judge-voice --checkpoints $(MINI_PARTS)
 
 clean: ## remove build products and bundles, keep environments
 	rm -rf target out

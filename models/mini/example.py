@@ -24,11 +24,11 @@ from mini.speakers import finish
 
 # Seconds of silence before each question: the reply before it has been heard by then.
 QUESTIONS = (
-    (0.6, "hello"),
-    (3.2, "what is your name"),
+    (0.6, "what is your name"),
     (3.4, "what is the capital of norway"),
-    (4.4, "what is seven plus three"),
-    (4.2, "tell me a joke"),
+    (4.4, "what is two times three"),
+    (4.2, "what is the opposite of hot"),
+    (4.4, "tell me a joke"),
 )
 VOICE = "rms"
 _HOP_S, _BINS, _PX_PER_S = 0.01, 128, 60
@@ -47,15 +47,19 @@ def question(flite: Flite) -> tuple[np.ndarray, list[tuple[float, str]]]:
 
 
 def heard(user: np.ndarray, reply: np.ndarray, units: list[dict]) -> np.ndarray:
-    """[samples, 2] at 24 kHz: a unit's reply begins when its second of audio is complete, or behind the one before."""
+    """[samples, 2] at 24 kHz, as the server paces it: a reply begins when its second of audio is complete, and when it
+    goes on, later by what its first unit is short of a second; then unit follows unit."""
     ends = max(len(user) / RATE_HZ, *(unit["start_s"] + 1 + unit["reply_samples"] / REPLY_HZ for unit in units)) + 0.5
     out = np.zeros((int(ends * REPLY_HZ) + len(reply), 2), np.float32)
     slow = np.arange(int(len(user) * REPLY_HZ / RATE_HZ)) * RATE_HZ / REPLY_HZ
     out[: len(slow), 0] = np.interp(slow, np.arange(len(user)), user)
-    taken = free = 0
+    taken, free, goes_on = 0, 0, False
     for unit in units:
         count = unit["reply_samples"]
-        start = max(int((unit["start_s"] + 1) * REPLY_HZ), free)
+        start = int((unit["start_s"] + 1) * REPLY_HZ)
+        if not (goes_on or unit["end_of_turn"]):
+            start += max(0, REPLY_HZ - count)
+        start, goes_on = max(start, free), count > 0 and not unit["end_of_turn"]
         out[start : start + count, 1] = reply[taken : taken + count]
         taken, free = taken + count, start + count
     return out[: max(int(ends * REPLY_HZ), free)]

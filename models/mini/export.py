@@ -81,16 +81,25 @@ def adjust(bundle: Path) -> None:
     path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes WORK/checkpoint and the bundle."""
-    vocabulary, folder = Vocabulary(), args.work / "checkpoint"
-    parts = load(args.checkpoints, vocabulary)
+def write_checkpoint(parts: tuple[Hearing, Speaking, dict, dict], vocabulary: Vocabulary, folder: Path) -> Checkpoint:
+    """The parts in the release's layout, in `folder`; what was there is removed."""
     shutil.rmtree(folder, ignore_errors=True)
     with torch.no_grad():
         checkpoint.write(folder, vocabulary, *parts)
-    voice = args.work / "silence.wav"
+    return Checkpoint(folder)
+
+
+def write_bundle(source: Checkpoint, out: Path, precision: str) -> None:
+    """The bundle of a checkpoint of this model, with its `CHANGES`."""
+    voice = source.folder.with_name("silence.wav")
     soundfile.write(voice, np.zeros(int(PROMPT_S * 16000), np.float32), 16000, subtype="PCM_16")
-    options = Options(args.precision, "cpu", KV_CAPACITY)
-    export_bundle(Checkpoint(folder), args.out, options, NAME, [("default", voice)])
-    adjust(args.out)
+    export_bundle(source, out, Options(precision, "cpu", KV_CAPACITY), NAME, [("default", voice)])
+    adjust(out)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes WORK/checkpoint and the bundle."""
+    vocabulary = Vocabulary()
+    source = write_checkpoint(load(args.checkpoints, vocabulary), vocabulary, args.work / "checkpoint")
+    write_bundle(source, args.out, args.precision)
     return 0

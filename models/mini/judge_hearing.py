@@ -47,6 +47,12 @@ _CLASSES = [
 ]
 
 
+def ends_silently(unit: list[str]) -> bool:
+    """The unit ends a turn and says nothing: turn_eos, and then listen or not. The server reports both alike, for in
+    both it lets the end of the sentence be heard (server/session/src/dialogue.rs)."""
+    return "<|turn_eos|>" in unit and all(item.startswith("<|") for item in unit)
+
+
 def skeleton(answer: str) -> str:
     """An answer with its slot words replaced by their class: equal for equal intents."""
     out: list[str] = []
@@ -120,6 +126,8 @@ class Tally:
     asked: int = 0
     intent: int = 0
     exact: int = 0
+    outside: int = 0
+    outside_told: int = 0
     timely: int = 0
     early: int = 0
     units: int = 0
@@ -147,6 +155,9 @@ class Tally:
         wanted = " ".join(first.turn.answer.replace(",", " ").split())
         self.exact += said == wanted
         self.intent += skeleton(said) == skeleton(wanted)
+        if first.turn.intent == "unknown":
+            self.outside += 1
+            self.outside_told += said == wanted
         if said != wanted:
             self.errors.append((first.turn.question, wanted, said))
 
@@ -159,7 +170,7 @@ class Tally:
             return
         self.breaks += 1
         after = units[second.interrupts : second.interrupts + 2]
-        self.broken += any("<|listen|>" in unit for unit in after)
+        self.broken += any("<|listen|>" in unit or ends_silently(unit) for unit in after)
 
     def report(self) -> dict:
         """Rates; absent where nothing was counted."""
@@ -168,6 +179,8 @@ class Tally:
             for name in ("intent", "exact", "timely", "early"):
                 out[name] = round(getattr(self, name) / self.asked, 3)
             out["n"] = self.asked
+            if self.outside:
+                out |= {"outside": round(self.outside_told / self.outside, 3), "n_outside": self.outside}
         elif self.breaks:
             out |= {"broken": round(self.broken / self.breaks, 3), "n": self.breaks}
         else:

@@ -141,7 +141,6 @@ def plain(text: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m mini judge-voice`."""
-    parser.add_argument("--work", type=Path, default=Path("out/mini"))
     parser.add_argument("--checkpoints", type=Path, default=Path(__file__).parent / "checkpoints")
     parser.add_argument("--count", type=int, default=40, help="test sentences")
     parser.add_argument("--wavs", type=Path, help="folder for the first five of every signal")
@@ -151,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the figures as JSON."""
     torch.set_num_threads(1)
     vocabulary, listener = Vocabulary(), Listener()
-    pace = Pace.load(args.work / "pace.json", vocabulary.words)
+    pace = Pace.load(vocabulary.words)
     _, speaking, flow, hift = load(args.checkpoints, vocabulary)
     texts = answers(listener, CANDIDATES)
     candidates = [plain(text) for text in texts]

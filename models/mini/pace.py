@@ -15,6 +15,8 @@ from tqdm import tqdm
 from mini.engines import Flite, Speech
 
 VOICE, STRETCH = "slt", 1.05
+# Measured once, kept beside the trained weights that were taught with it.
+TABLE = Path(__file__).parent / "pace.json"
 # A unit's text must stay below the manifest's max_chars_per_unit (28), and its tokens below max_new_speak_tokens (20).
 MAX_CHARACTERS, MAX_WORDS = 27, 16
 # What flite leaves out before the first word and after the last one, as trimmed by `spoken`.
@@ -51,7 +53,7 @@ class Pace:
         self._mean = float(np.mean(list(durations.values())))
 
     @classmethod
-    def load(cls, path: Path, words: list[str]) -> "Pace":
+    def load(cls, words: list[str], path: Path = TABLE) -> "Pace":
         """From `path`; words that are not there are measured first and added."""
         known = json.loads(path.read_text()) if path.is_file() else {}
         missing = [word for word in [*words, ","] if word not in known]

@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     args.work.mkdir(parents=True, exist_ok=True)
     vocabulary = Vocabulary()
-    pace = Pace.load(args.work / "pace.json", vocabulary.words)
+    pace = Pace.load(vocabulary.words)
     trainer = Trainer(args.work, args.checkpoint, vocabulary)
     maker = BatchMaker(vocabulary, pace, args.seed + trainer.step, args.makers, args.units)
     log = (args.work / "hearing.jsonl").open("a")

@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
     use(args.device)
     torch.manual_seed(args.seed)
     draw, vocabulary = random.Random(args.seed), Vocabulary()
-    pace = Pace.load(args.work / "pace.json", vocabulary.words)
+    pace = Pace.load(vocabulary.words)
     model, average = Speaking(vocabulary.rows), Speaking(vocabulary.rows)
     optimizer = Optimizers(model, LEARNING_RATE, MUON_RATE, WEIGHT_DECAY)
     path, step, warm = args.work / "speaking.pt", 0, 0

@@ -44,7 +44,7 @@ FLOW = FlowDims(
     dit_width=128,
     mlp_ratio=3.0,
 )
-HIFT = HiftDims(base_channels=64, f0_channels=64, mel=MELS, harmonics=8)
+HIFT = HiftDims(base_channels=128, f0_channels=64, mel=MELS, harmonics=8)
 TTS_HIDDEN, TTS_LAYERS, TTS_HEADS, TTS_FFN = 192, 4, 4, 512
 
 

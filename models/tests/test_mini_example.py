@@ -26,6 +26,15 @@ def test_replies_follow_their_units_and_each_other():
     assert sound[: 3 * REPLY_HZ, 0].all() and not sound[3 * REPLY_HZ :, 0].any()
 
 
+def test_a_reply_that_goes_on_begins_later_and_has_no_gap():
+    user, reply = np.zeros(3 * RATE_HZ, np.float32), np.arange(1, 2 * REPLY_HZ + 1, dtype=np.float32)
+    first = REPLY_HZ - 6720
+    sound = heard(user, reply, [_unit(0, first, " a"), _unit(1, 2 * REPLY_HZ - first, " b", True)])
+    begin = REPLY_HZ + 6720
+    assert not sound[:begin, 1].any()
+    np.testing.assert_array_equal(sound[begin : begin + 2 * REPLY_HZ, 1], reply)
+
+
 def test_a_tone_is_dark_at_its_height_only():
     tone = 0.5 * np.sin(2 * np.pi * 3000 * np.arange(REPLY_HZ) / REPLY_HZ).astype(np.float32)
     rows = spectrogram(tone).astype(float).mean(1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mini.curves import draw, read
+from mini.judge_engine import clicks
 from mini.judge_hearing import Tally, answer_from, skeleton
 from mini.sessions import INTERRUPTED, LISTEN, Exchange, Session
 from mini.store import load_small
@@ -51,7 +52,9 @@ def test_noise_counts_units_that_speak():
     assert tally.report() == {"false_speech": 2, "units": 4}
 
 
-@pytest.mark.parametrize(("after", "heard"), [(INTERRUPTED, 1.0), ([SPEAK, "two", MORE], 0.0)])
+@pytest.mark.parametrize(
+    ("after", "heard"), [(INTERRUPTED, 1.0), ([SPEAK, END, MORE], 1.0), ([SPEAK, "two", MORE], 0.0)]
+)
 def test_an_interruption_counts_only_when_the_model_was_speaking(after, heard):
     exchanges = [Exchange(TURN, 0.1, 0.9, 1), Exchange(Turn("stop", ("stop",), ""), 2.1, 2.6, 3, 2)]
     session = Session("interrupted", np.zeros(0, np.float32), UNITS, exchanges)
@@ -59,6 +62,17 @@ def test_an_interruption_counts_only_when_the_model_was_speaking(after, heard):
     tally.add(session, [LISTEN, UNITS[1], after, after])
     tally.add(session, [LISTEN] * 4)
     assert tally.report() == {"broken": heard, "n": 1}
+
+
+def test_a_jump_at_a_join_is_a_click_and_speech_is_not():
+    wave = np.sin(np.arange(3000) * 0.2).astype(np.float32)
+    lines = [
+        {"reply_samples": count, "end_of_turn": end}
+        for count, end in ((0, False), (1000, False), (1000, False), (1000, True))
+    ]
+    assert clicks(wave, lines) == (2, 0)
+    wave[2000:] += 2
+    assert clicks(wave, lines) == (2, 1)
 
 
 def test_edit_distance():
