@@ -134,8 +134,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sessions_of(pace: Pace, name: str, count: int) -> list[Session]:
-    """The first `count` sessions of a set, `ked` included."""
-    return ked_sessions(count) if name == "ked" else judge_hearing.sessions(pace, name, count)
+    """The first `count` sessions of a set, `ked` included; those with a typed question are left out, for a wav cannot
+    type."""
+    if name == "ked":
+        return ked_sessions(count)
+    return [session for session in judge_hearing.sessions(pace, name, count) if not session.typed]
 
 
 class EngineJudge:
