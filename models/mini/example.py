@@ -7,9 +7,7 @@ hears them), timeline.jsonl, and conversation.svg: both voices as spectrograms o
 import argparse
 import base64
 import html
-import json
 import struct
-import subprocess
 import tempfile
 import zlib
 from pathlib import Path
@@ -20,6 +18,7 @@ import soundfile
 from mini.corpus import RATE_HZ as REPLY_HZ
 from mini.engines import Flite
 from mini.features import RATE_HZ
+from mini.program import talk
 from mini.speakers import finish
 
 # Seconds of silence before each question: the reply before it has been heard by then.
@@ -125,29 +124,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the files and prints the conversation. Raises `CalledProcessError` when the program fails."""
+    """Writes the files. Raises `RuntimeError` when the program fails."""
     args.out.mkdir(parents=True, exist_ok=True)
     user, asked = question(Flite())
     wav, timeline = args.out / "question.wav", args.out / "timeline.jsonl"
     soundfile.write(wav, user, RATE_HZ, subtype="PCM_16")
     with tempfile.TemporaryDirectory() as folder:
         reply = Path(folder) / "reply.wav"
-        command = [
-            args.binary,
-            "talk",
-            "--bundle",
-            args.bundle,
-            "--input",
-            wav,
-            "--output",
-            reply,
-            "--timeline",
-            timeline,
-        ]
-        subprocess.run([str(part) for part in command], check=True)
+        units = talk(args.binary, args.bundle, wav, reply, timeline)
         spoken, _ = soundfile.read(reply, dtype="float32")
-    lines = [json.loads(line) for line in timeline.read_text(encoding="utf-8").splitlines()]
-    units = [line for line in lines if line["event"] == "unit"]
     sound = heard(user, spoken, units)
     soundfile.write(args.out / "conversation.wav", sound, REPLY_HZ, subtype="PCM_16")
     (args.out / "conversation.svg").write_text(picture(sound, asked, units), encoding="utf-8")

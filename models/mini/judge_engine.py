@@ -10,7 +10,6 @@ must be reached; what the bundle in the repository does reach is asserted by `mo
 import argparse
 import json
 import random
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from mini.features import LEAD_SAMPLES, RATE_HZ, stream_samples
 from mini.hearing import Hearing
 from mini.judge_hearing import Tally, ends_silently
 from mini.pace import Pace
+from mini.program import talk
 from mini.sessions import HANG_S, LISTEN, Exchange, Session
 from mini.speakers import finish
 from mini.vocabulary import Vocabulary
@@ -37,8 +37,6 @@ FLOORS = {
     "snr15": {"exact": 0.75},
     "interrupted": {"broken": 0.90},
 }
-
-
 # Speech itself steps by up to four times its mean.
 _JUMP, _AROUND = 6.0, 240
 
@@ -71,29 +69,14 @@ def answer(
     wav, timeline = folder / "user.wav", folder / "timeline.jsonl"
     samples = session.stream[LEAD_SAMPLES : LEAD_SAMPLES + len(session.units) * RATE_HZ]
     soundfile.write(wav, samples, RATE_HZ, subtype="FLOAT")
-    command = [
-        binary,
-        "talk",
-        "--bundle",
-        bundle,
-        "--input",
-        wav,
-        "--output",
-        folder / "reply.wav",
-        "--timeline",
-        timeline,
-    ]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{binary} talk failed: {done.stderr.strip()}")
-    lines = [json.loads(line) for line in timeline.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line["event"] == "unit"][: len(session.units)]
+    reply_wav = folder / "reply.wav"
+    lines = talk(binary, bundle, wav, reply_wav, timeline)[: len(session.units)]
     units = []
     for line in lines:
         ends = ["<|turn_eos|>"] if line["end_of_turn"] else []
         words = line["text"].replace(",", " , ").split()
         units.append(["<|speak|>", *words, *ends] if line["decision"] == "speak" else [*ends, "<|listen|>"])
-    reply, _ = soundfile.read(folder / "reply.wav", dtype="float32")
+    reply, _ = soundfile.read(reply_wav, dtype="float32")
     return units, lines, reply
 
 

@@ -260,7 +260,8 @@ async fn live_socket(
     upgrade.on_upgrade(move |socket| live::websocket::serve(socket, state, identity.name, peer))
 }
 
-fn upgrade_for(state: &AppState, identity: &Identity, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+/// The upgrade for a client that was let in, with its subprotocol and the limit of its messages.
+pub(crate) fn upgrade_for(state: &AppState, identity: &Identity, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
     let upgrade = match &identity.subprotocol {
         Some(name) => upgrade.protocols([name.clone()]),
         None => upgrade,

@@ -20,8 +20,8 @@ use super::codec::{DemoCodec, Moment, Reaction, close};
 use super::registry::{Registry, TalkGuard};
 use super::request::session_request;
 use crate::driver::{CloseCause, Sequenced, SessionCommand};
-use crate::http::AppState;
 use crate::http::rate::Rate;
+use crate::http::{AppState, upgrade_for};
 use crate::manager::{QUEUE_UPDATE_INTERVAL, Refusal, SessionLink, Visitor, Waiting, Wire as SessionWire};
 
 /// The demo's clients pace themselves.
@@ -104,19 +104,12 @@ fn accept(
         Ok(identity) => identity,
         Err(response) => return *response,
     };
-    let upgrade = match &identity.subprotocol {
-        Some(name) => upgrade.protocols([name.clone()]),
-        None => upgrade,
-    };
-    // A message that is a little too long is answered; one far beyond is not even read.
-    upgrade.max_message_size(state.message_limits().max_message_bytes.saturating_mul(2)).on_upgrade(
-        move |socket| async move {
-            let rate = state.rate();
-            let wire = Wire { socket, rate, inbox: Inbox::default(), began: Instant::now() };
-            let key = identity.name;
-            Connection { wire, state, registry, key, visit, link: None, talk: None }.serve(peer).await;
-        },
-    )
+    upgrade_for(&state, &identity, upgrade).on_upgrade(move |socket| async move {
+        let rate = state.rate();
+        let wire = Wire { socket, rate, inbox: Inbox::default(), began: Instant::now() };
+        let key = identity.name;
+        Connection { wire, state, registry, key, visit, link: None, talk: None }.serve(peer).await;
+    })
 }
 
 /// Why a connection ends.
