@@ -1,10 +1,11 @@
 //! Barge-in on sound: Silero VAD and the rules, frame by frame, while the agent speaks.
 //!
 //! 1. Twenty coughs, throat clearings and backchannels stop nothing, whatever comes back of the agent's own speech;
-//! 2. every interruption that is clearly louder than the echo pauses playback within 200 ms of its first voiced sample (one
-//!    in fifty may take 260) and stops it: half of them within 600 ms, all within 760;
-//! 3. the agent's echo alone never stops it, and pauses it only in the first seconds, until it is learnt;
-//! 4. a frame takes far less time than it lasts.
+//! 2. every interruption that is clearly louder than the echo pauses playback within 130 ms of its first voiced sample (the
+//!    way to the ear takes the rest of 200 ms) and stops it: half of them within 600 ms, all within 760;
+//! 3. clicks and knocks do not even pause it;
+//! 4. the agent's echo alone never stops it, and pauses it only in the first seconds, until it is learnt;
+//! 5. a frame takes far less time than it lasts.
 //!
 //! `tests/audio/make.py` made the recordings. The agent's voice is the golden sessions' recording; held speech is not
 //! played, so its echo ends too. Times count until the frame that decides is complete.
@@ -36,9 +37,7 @@ const CLEAR_DBFS: f32 = -24.0;
 /// The same when it is known, over its mean: its loudest frames are some 8 dB above it, the rules ask for 3 dB more, and the
 /// first syllable of a voice may be 7 dB below its mean.
 const CLEAR_OVER_ECHO_DB: f32 = 18.0;
-/// Nearly always, and at the worst: a first syllable shorter than three frames needs the second one ("be | quiet").
-const PAUSE_WITHIN: Duration = Duration::from_millis(200);
-const PAUSE_AT_WORST: Duration = Duration::from_millis(260);
+const PAUSE_WITHIN: Duration = Duration::from_millis(130);
 /// For half of them, and at the worst: pauses between words do not count as voice ("no, tell me more").
 const STOP_WITHIN: Duration = Duration::from_millis(600);
 const STOP_AT_WORST: Duration = Duration::from_millis(760);
@@ -93,8 +92,8 @@ fn detector() -> VoiceDetector {
 }
 
 /// White noise, the same every time (a linear congruential generator).
-fn noise(count: usize) -> impl Iterator<Item = f32> {
-    let peak = 10f32.powf(NOISE_DBFS / 20.0) * 3f32.sqrt();
+fn noise(count: usize, level_dbfs: f32) -> impl Iterator<Item = f32> {
+    let peak = 10f32.powf(level_dbfs / 20.0) * 3f32.sqrt();
     let mut state = 1u32;
     std::iter::repeat_with(move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -108,7 +107,7 @@ fn run(detector: &VoiceDetector, agent: &[f32], user: &[f32], echo_db: f32) -> V
     let mut rules = BargeIn::new(BargeInConfig::default()).expect("the defaults are valid");
     let mut stream = detector.stream();
     let gain = 10f32.powf(echo_db / 20.0);
-    let mut noise = noise(user.len());
+    let mut noise = noise(user.len(), NOISE_DBFS);
     let mut speech = agent.chunks_exact(FRAME_SAMPLES);
     let (mut played, mut held, mut stopped) = (vec![0.0; ECHO_DELAY], false, false);
     let mut orders = Vec::new();
@@ -190,7 +189,7 @@ fn interruptions_pause_and_stop_in_time() {
                 let [(pause, Action::Hold), .., (stop, Action::Interrupt)] = orders[..] else { panic!("{case}") };
                 // An unvoiced consonant before it counts as voice for the detector.
                 let (pause, stop) = (pause.saturating_sub(first_voiced), stop - first_voiced);
-                assert!(pause <= PAUSE_AT_WORST && stop <= STOP_AT_WORST, "{case}");
+                assert!(pause <= PAUSE_WITHIN && stop <= STOP_AT_WORST, "{case}");
                 pauses.push(pause);
                 stops.push(stop);
             }
@@ -200,10 +199,27 @@ fn interruptions_pause_and_stop_in_time() {
     println!("from the first voiced sample to the stop  {}", spread(&mut stops));
     assert!(stops[stops.len() / 2] <= STOP_WITHIN, "half of the stops took longer than {STOP_WITHIN:?}");
     println!("{faint} voices were too near to the echo to be judged");
-    let late = pauses.iter().filter(|pause| **pause > PAUSE_WITHIN).count();
-    println!("{late} pauses came after more than {PAUSE_WITHIN:?}");
-    assert!(late * 50 <= pauses.len(), "{late} of {} pauses were late", pauses.len());
     assert!(pauses.len() >= 120, "{} judged", pauses.len());
+}
+
+/// Bursts of noise that die away: a key, a pen, a cup on the table.
+#[test]
+fn clicks_and_knocks_pause_nothing() {
+    let (detector, agent) = (detector(), agent());
+    for fades_in_ms in [2, 10, 30] {
+        for level_dbfs in [-30.0, -20.0, -10.0] {
+            for begin in EARLY_MS.into_iter().chain(LATE_MS) {
+                let fades_in = (RATE_HZ as usize * fades_in_ms / 1000) as f32;
+                let start = begin * RATE_HZ as usize / 1000;
+                let mut user = vec![0.0; start + RATE_HZ as usize];
+                for (n, (sample, burst)) in user[start..].iter_mut().zip(noise(16_000, level_dbfs)).enumerate() {
+                    *sample = burst * (-(n as f32) / fades_in).exp();
+                }
+                let orders = run(&detector, &agent, &user, f32::NEG_INFINITY);
+                assert_eq!(orders, [], "{fades_in_ms} ms, {level_dbfs} dBFS, at {begin} ms");
+            }
+        }
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub struct BargeInConfig {
     pub start_probability: f32,
     /// Voice probability that goes on with one (Silero's own default is 0.15 below the start).
     pub end_probability: f32,
-    /// Voice that pauses playback, in ms. Three frames: two can be a click, four would spend half of the 200 ms within which
-    /// speech must stop.
+    /// Voice that pauses playback, in ms. Two frames: a third would miss first syllables that are shorter ("be | quiet") and
+    /// spend half of the 200 ms within which speech must stop; clicks and knocks stay below two.
     pub hold_ms: u32,
     /// Voice, gaps not counted, that stops playback for good, in ms. "mm-hm", "yeah" and "okay" are mostly shorter. It may be
     /// generous: playback is paused all the while, so nobody hears the difference.
@@ -49,7 +49,7 @@ impl Default for BargeInConfig {
         Self {
             start_probability: 0.5,
             end_probability: 0.35,
-            hold_ms: 96,
+            hold_ms: 64,
             confirm_ms: 500,
             release_ms: 250,
             grace_ms: 300,

@@ -56,27 +56,27 @@ use Action::{Hold, Interrupt, Unhold, VoiceEnd, VoiceStart};
 #[test]
 fn a_voice_holds_and_then_interrupts() {
     let mut script = Script::speaking();
-    // 96 ms and 512 ms: 500 ms in whole frames.
-    assert_eq!(script.frames(30, 0.9, -25.0), [(3, Hold), (3, VoiceStart), (16, Interrupt)]);
+    // 64 ms and 512 ms: 500 ms in whole frames.
+    assert_eq!(script.frames(30, 0.9, -25.0), [(2, Hold), (2, VoiceStart), (16, Interrupt)]);
     // The driver has not caught up yet: nothing more for this speech.
     assert_eq!(script.frames(20, 0.0, -70.0), [(8, VoiceEnd)]);
-    assert_eq!(script.frames(20, 0.9, -25.0), [(3, VoiceStart)]);
+    assert_eq!(script.frames(20, 0.9, -25.0), [(2, VoiceStart)]);
 }
 
 #[test]
 fn a_short_voice_lets_the_agent_go_on() {
     let mut script = Script::speaking();
-    assert_eq!(script.frames(15, 0.9, -25.0), [(3, Hold), (3, VoiceStart)]);
+    assert_eq!(script.frames(15, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
     assert_eq!(script.frames(50, 0.05, -60.0), [(8, Unhold), (8, VoiceEnd)]);
     // The next voice counts from zero.
-    assert_eq!(script.frames(14, 0.9, -25.0), [(3, Hold), (3, VoiceStart)]);
+    assert_eq!(script.frames(14, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
 }
 
 #[test]
 fn a_click_does_nothing() {
     let mut script = Script::speaking();
     for _ in 0..20 {
-        assert_eq!(script.frames(2, 0.99, -10.0), []);
+        assert_eq!(script.frames(1, 0.99, -10.0), []);
         assert_eq!(script.frames(4, 0.1, -60.0), []);
     }
 }
@@ -84,7 +84,7 @@ fn a_click_does_nothing() {
 #[test]
 fn a_gap_inside_a_voice_is_bridged_and_not_counted() {
     let mut script = Script::speaking();
-    assert_eq!(script.frames(8, 0.9, -25.0), [(3, Hold), (3, VoiceStart)]);
+    assert_eq!(script.frames(8, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
     assert_eq!(script.frames(4, 0.1, -60.0), []);
     // Below the start, above the end.
     assert_eq!(script.frames(8, 0.4, -25.0), [(8, Interrupt)]);
@@ -105,19 +105,19 @@ fn a_voice_that_comes_in_bits_is_let_go() {
 #[test]
 fn what_was_said_before_the_agent_began_does_not_count() {
     let mut script = Script::silent();
-    assert_eq!(script.frames(40, 0.9, -25.0), [(3, VoiceStart)]);
+    assert_eq!(script.frames(40, 0.9, -25.0), [(2, VoiceStart)]);
     script.playing = Some(Playing { since: script.now(), energy_dbfs: AGENT_DBFS });
     // Talking on over the agent is an interruption like any other.
-    assert_eq!(script.frames(20, 0.9, -25.0), [(3, Hold), (16, Interrupt)]);
+    assert_eq!(script.frames(20, 0.9, -25.0), [(2, Hold), (16, Interrupt)]);
 }
 
 #[test]
 fn the_begin_of_a_speech_asks_for_more_and_is_not_deaf() {
-    for (probability, energy_dbfs, hold) in [(0.95, -20.0, 3), (0.6, -20.0, 12), (0.95, -38.0, 12)] {
+    for (probability, energy_dbfs, hold) in [(0.95, -20.0, 2), (0.6, -20.0, 11), (0.95, -38.0, 11)] {
         let mut script = Script::silent();
         script.frames(10, 0.0, -70.0);
         script.playing = Some(Playing { since: script.now(), energy_dbfs: AGENT_DBFS });
-        // The ninth frame ends within the 300 ms, the tenth after it: three more from there.
+        // The ninth frame ends within the 300 ms, the tenth after it: two from there.
         let held = script.frames(14, probability, energy_dbfs).into_iter().find(|(_, action)| *action == Hold);
         assert_eq!(held, Some((hold, Hold)), "probability {probability}, {energy_dbfs} dBFS");
     }
@@ -127,7 +127,7 @@ fn the_begin_of_a_speech_asks_for_more_and_is_not_deaf() {
 fn a_hold_ends_by_the_clock_when_no_sound_comes() {
     let mut script = Script::speaking();
     assert_eq!(script.rules.timeout(), None);
-    script.frames(3, 0.9, -25.0);
+    script.frames(2, 0.9, -25.0);
     let until = script.now() + BargeInConfig::default().longest_hold();
     assert_eq!(script.rules.timeout(), Some(until));
     assert_eq!(script.rules.tick(until - Duration::from_millis(1)), None);
@@ -156,7 +156,7 @@ fn the_next_speech_can_be_interrupted_again() {
     script.frames(30, 0.0, -70.0);
     script.playing = Some(Playing { since: script.now(), energy_dbfs: AGENT_DBFS });
     script.frames(30, 0.0, -70.0);
-    assert_eq!(script.frames(20, 0.9, -25.0), [(3, Hold), (3, VoiceStart), (16, Interrupt)]);
+    assert_eq!(script.frames(20, 0.9, -25.0), [(2, Hold), (2, VoiceStart), (16, Interrupt)]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn an_expected_echo_is_no_voice_however_much_it_sounds_like_one() {
     assert_eq!(script.frames(10, 0.99, AGENT_DBFS - 26.0), []);
     // Above it, a voice is heard.
     script.playing = Some(Playing { since: BEGAN, energy_dbfs: AGENT_DBFS });
-    assert_eq!(script.frames(3, 0.99, AGENT_DBFS - 8.0), [(3, Hold), (3, VoiceStart)]);
+    assert_eq!(script.frames(3, 0.99, AGENT_DBFS - 8.0), [(2, Hold), (2, VoiceStart)]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_louder_echo_is_learnt_from_the_holds_it_causes() {
     assert!(holds <= 8 && last_hold < 200, "{holds} holds, the last in frame {last_hold}");
     // Once the echo is gone (a headset is put on), the guard comes down again.
     assert_eq!(script.frames(120, 0.0, -70.0), []);
-    assert_eq!(script.frames(3, 0.9, -25.0), [(3, Hold), (3, VoiceStart)]);
+    assert_eq!(script.frames(3, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn one_backchannel_does_not_make_the_rules_deaf() {
     script.frames(20, 0.0, -70.0);
     let before = script.rules.echo_return_db();
     assert!(before < -30.0, "{before}");
-    assert_eq!(script.frames(16, 0.9, -30.0), [(3, Hold), (3, VoiceStart), (16, Interrupt)]);
+    assert_eq!(script.frames(16, 0.9, -30.0), [(2, Hold), (2, VoiceStart), (16, Interrupt)]);
 }
 
 #[test]
@@ -268,7 +268,7 @@ proptest! {
                     match action {
                         Hold => {
                             prop_assert!(held_since.is_none() && script.playing.is_some());
-                            prop_assert!(could_be_voice >= 3);
+                            prop_assert!(could_be_voice >= 2);
                             held_since = Some(script.frame);
                         }
                         Unhold => prop_assert!(held_since.take().is_some()),
