@@ -1,7 +1,8 @@
 """How well the model hears: greedy decoding of whole sessions, unit by unit, as the server does it.
 
 Sets: `train` (trained voices), `espeak` (held-out variants), `rms` (a held-out flite voice), `snr15` (held-out espeak
-with white noise 15 dB below the speech), `noise` (no user at all), `interrupted` (the user talks into an answer).
+with white noise 15 dB below the speech), `noise` (no user at all), `interrupted` (the user talks into an answer),
+`talk` (conversations of 3 to 6 questions, some of which need what was said before).
 Sessions of a set are the same at every call.
 """
 
@@ -26,7 +27,10 @@ SETS = {
     "snr15": {"kind": "one", "voices": "espeak", "noise_db": 15},
     "noise": {"kind": "noise"},
     "interrupted": {"kind": "interrupted", "voices": "espeak", "noise_db": 45},
+    "talk": {"kind": "talk", "voices": "espeak", "noise_db": 45},
 }
+# What only somebody who remembers can answer; so is a question that begins with "and".
+RECALL = {"my name", "last number", "again"}
 _SEED = 4242
 # Steps of a unit (manifest duplex.max_new_speak_tokens), the terminator included.
 _MOST_STEPS = 20
@@ -134,6 +138,10 @@ class Tally:
     false_speech: int = 0
     breaks: int = 0
     broken: int = 0
+    turns: int = 0
+    turns_exact: int = 0
+    recalls: int = 0
+    recalls_exact: int = 0
     errors: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, session: Session, units: list[list[str]]) -> None:
@@ -147,6 +155,9 @@ class Tally:
             return
         if session.kind == "interrupted":
             self._add_break(session, units)
+            return
+        if session.kind == "talk":
+            self._add_talk(session, units)
             return
         self.asked += 1
         self.early += spoke is not None and spoke < first.unit
@@ -172,6 +183,19 @@ class Tally:
         after = units[second.interrupts : second.interrupts + 2]
         self.broken += any("<|listen|>" in unit or ends_silently(unit) for unit in after)
 
+    def _add_talk(self, session: Session, units: list[list[str]]) -> None:
+        """Every question whose answer nobody broke off. An answer counts when it begins in its unit."""
+        for exchange, after in zip(session.exchanges, [*session.exchanges[1:], None], strict=True):
+            turn = exchange.turn
+            if not turn.answer or (after is not None and after.interrupts is not None):
+                continue
+            said, wanted = answer_from(units, exchange.unit), " ".join(turn.answer.replace(",", " ").split())
+            recalls = turn.intent in RECALL or turn.question.startswith("and ")
+            self.turns, self.turns_exact = self.turns + 1, self.turns_exact + (said == wanted)
+            self.recalls, self.recalls_exact = self.recalls + recalls, self.recalls_exact + (recalls and said == wanted)
+            if said != wanted:
+                self.errors.append((turn.question, wanted, said))
+
     def report(self) -> dict:
         """Rates; absent where nothing was counted."""
         out: dict = {}
@@ -183,6 +207,10 @@ class Tally:
                 out |= {"outside": round(self.outside_told / self.outside, 3), "n_outside": self.outside}
         elif self.breaks:
             out |= {"broken": round(self.broken / self.breaks, 3), "n": self.breaks}
+        elif self.turns:
+            out |= {"exact": round(self.turns_exact / self.turns, 3), "n": self.turns}
+            if self.recalls:
+                out |= {"recall": round(self.recalls_exact / self.recalls, 3), "n_recall": self.recalls}
         else:
             out |= {"false_speech": self.false_speech, "units": self.units}
         return out

@@ -58,7 +58,8 @@ class Pace:
         known = json.loads(path.read_text()) if path.is_file() else {}
         missing = [word for word in [*words, ","] if word not in known]
         if missing:
-            known |= measure([word for word in missing if word != ","])
+            # What is known stays: the answers that were practised so far were timed by it, the comma too.
+            known = measure([word for word in missing if word != ","]) | known
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(known, indent=0, sort_keys=True))
         return cls(known)

@@ -64,6 +64,19 @@ def test_an_interruption_counts_only_when_the_model_was_speaking(after, heard):
     assert tally.report() == {"broken": heard, "n": 1}
 
 
+def test_every_question_of_a_conversation_counts_but_the_broken_off():
+    name = Turn("my name", ("who am i",), "two plus two, is four")
+    exchanges = [Exchange(TURN, 0.1, 0.9, 1), Exchange(name, 3.1, 3.9, 4), Exchange(TURN, 7.0, 7.5, 7)]
+    units = [LISTEN, *UNITS[1:], *UNITS[1:], *UNITS[1:]]
+    tally = Tally()
+    tally.add(Session("talk", np.zeros(0, np.float32), units, exchanges), [*units[:7], *[LISTEN] * 3])
+    assert tally.report() == {"exact": 0.667, "n": 3, "recall": 1.0, "n_recall": 1}
+    assert tally.errors == [("two plus two", "two plus two is four", "")]
+    broken = [*exchanges[:2], Exchange(TURN, 5.2, 5.9, 7, 5)]
+    tally.add(Session("talk", np.zeros(0, np.float32), units, broken), units)
+    assert tally.report() == {"exact": 0.8, "n": 5, "recall": 1.0, "n_recall": 1}
+
+
 def test_a_jump_at_a_join_is_a_click_and_speech_is_not():
     wave = np.sin(np.arange(3000) * 0.2).astype(np.float32)
     lines = [

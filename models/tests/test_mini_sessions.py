@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mini import facts, world
+from mini import pace as pace_module
 from mini.batches import grouped, written
 from mini.checkpoint import write_tokenizer
 from mini.engines import Speech
@@ -202,3 +203,11 @@ def test_sound_tools():
     assert len(resampled) == 16000 and np.abs(resampled - wanted)[100:-100].max() < 0.02
     for kind in ("white", "pink", "brown", "hum", "music"):
         assert abs(np.sqrt(np.mean(noise(np.random.default_rng(1), 20000, kind) ** 2)) - 1) < 0.01
+
+
+def test_a_new_word_is_measured_and_what_was_known_stays(tmp_path, monkeypatch):
+    table = tmp_path / "pace.json"
+    table.write_text('{"one": 0.3, ",": 0.2}')
+    monkeypatch.setattr(pace_module, "measure", lambda words: {**dict.fromkeys(words, 0.5), ",": 0.9})
+    assert Pace.load(["one", "half"], table).durations == {"one": 0.3, "half": 0.5, ",": 0.2}
+    assert Pace.load(["one", "half"], table).durations["half"] == 0.5
