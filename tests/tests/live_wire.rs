@@ -151,6 +151,26 @@ async fn a_phones_formats_work_both_ways() {
 }
 
 #[tokio::test]
+async fn every_linear_rate_carries_the_same_tone() {
+    for rate in [8_000, 12_000, 16_000, 24_000] {
+        let server = Server::start(hello(), Limits::default()).await;
+        let format = json!({"audio": {"format": {"type": "audio/pcm", "rate": rate}}});
+        let (mut socket, _) = open(&server, format).await;
+        let audio = Base64(vec![0; rate * 2 * 21 / 10]);
+        socket.send(&json!({"type": "session.input_audio.append", "audio": audio})).await;
+        let mut heard = Vec::new();
+        while heard.len() < rate * 3 / 2 {
+            heard.extend(samples_of(&socket.until("session.output_audio.delta").await));
+        }
+        let second = &heard[rate / 4..rate * 5 / 4];
+        let upward = second.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count();
+        let loudest = second.iter().map(|sample| sample.unsigned_abs()).max().unwrap();
+        assert!((439..=441).contains(&upward), "440 Hz at {rate} Hz: {upward}");
+        assert!((7_800..8_200).contains(&loudest), "as loud as it was made at {rate} Hz: {loudest}");
+    }
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_taken_up_where_it_broke() {
     let server = Server::start(hello(), Limits::default()).await;
     let (mut socket, started) = open(&server, json!({"duologue": {}})).await;

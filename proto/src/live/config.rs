@@ -136,6 +136,10 @@ impl Voice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "RawFormat", into = "RawFormat")]
 pub enum AudioFormat {
+    /// s16le at 8 kHz.
+    Pcm8k,
+    /// s16le at 12 kHz.
+    Pcm12k,
     /// s16le at 16 kHz, the rate the model hears.
     Pcm16k,
     /// s16le at 24 kHz, the rate the model speaks; OpenAI's default.
@@ -151,16 +155,17 @@ impl AudioFormat {
     /// Samples per second.
     pub fn rate(self) -> u32 {
         match self {
+            Self::Pcm8k | Self::Pcmu | Self::Pcma => 8_000,
+            Self::Pcm12k => 12_000,
             Self::Pcm16k => 16_000,
             Self::Pcm24k => 24_000,
-            Self::Pcmu | Self::Pcma => 8_000,
         }
     }
 
     /// Bytes of one sample.
     pub fn sample_bytes(self) -> usize {
         match self {
-            Self::Pcm16k | Self::Pcm24k => 2,
+            Self::Pcm8k | Self::Pcm12k | Self::Pcm16k | Self::Pcm24k => 2,
             Self::Pcmu | Self::Pcma => 1,
         }
     }
@@ -196,9 +201,9 @@ struct RawFormat {
 impl From<AudioFormat> for RawFormat {
     fn from(format: AudioFormat) -> Self {
         let name = match format {
-            AudioFormat::Pcm16k | AudioFormat::Pcm24k => "audio/pcm",
             AudioFormat::Pcmu => "audio/pcmu",
             AudioFormat::Pcma => "audio/pcma",
+            AudioFormat::Pcm8k | AudioFormat::Pcm12k | AudioFormat::Pcm16k | AudioFormat::Pcm24k => "audio/pcm",
         };
         Self { r#type: name.to_owned(), rate: format.rate() }
     }
@@ -209,12 +214,15 @@ impl TryFrom<RawFormat> for AudioFormat {
 
     fn try_from(raw: RawFormat) -> Result<Self, String> {
         match (raw.r#type.as_str(), raw.rate) {
+            ("audio/pcm", 8_000) => Ok(Self::Pcm8k),
+            ("audio/pcm", 12_000) => Ok(Self::Pcm12k),
             ("audio/pcm", 16_000) => Ok(Self::Pcm16k),
             ("audio/pcm", 24_000) => Ok(Self::Pcm24k),
             ("audio/pcmu", 8_000) => Ok(Self::Pcmu),
             ("audio/pcma", 8_000) => Ok(Self::Pcma),
             (name, rate) => Err(format!(
-                "no audio format `{name}` at {rate} Hz; audio/pcm has 16000 or 24000, audio/pcmu and audio/pcma have 8000"
+                "no audio format `{name}` at {rate} Hz; audio/pcm has 8000, 12000, 16000 or 24000, audio/pcmu and audio/pcma \
+                 have 8000"
             )),
         }
     }

@@ -62,6 +62,9 @@ impl SessionExtension {
 /// Changes to the bundle's sampling; what is missing stays.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SamplingOverrides {
+    /// Where the other fields start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<SamplingPreset>,
     /// Above 0, at most 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
@@ -100,6 +103,16 @@ impl SamplingOverrides {
         within(&at("length_penalty"), self.length_penalty, 0.1..=5.0)?;
         within(&at("listen_prob_scale"), self.listen_prob_scale, 0.0..=10.0)
     }
+}
+
+/// A set of sampling values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplingPreset {
+    /// The bundle's own, which are those of the reference (default).
+    Reference,
+    /// Fewer surprises: temperature 0.3, top-p 0.85, top-k 30, repetition penalty 1.1.
+    Focused,
 }
 
 /// What stays of a long conversation.

@@ -21,8 +21,8 @@ pub use config::{
     InitialRole, MAX_INITIAL_ITEMS, SessionConfig, TextPart, Voice,
 };
 pub use extension::{
-    BargeIn, BargeInMode, BundleInfo, DeltaExtension, SamplingOverrides, SessionExtension, SessionLimits,
-    StartedExtension, WindowMode,
+    BargeIn, BargeInMode, BundleInfo, DeltaExtension, SamplingOverrides, SamplingPreset, SessionExtension,
+    SessionLimits, StartedExtension, WindowMode,
 };
 pub use server::{
     AudioDelta, CloseDetail, CloseReason, ContextAppended, ContextWindow, Draining, Dropped, DroppedKind, ErrorBody,

@@ -10,14 +10,14 @@
 use audioadapter_buffers::direct::SequentialSlice;
 use rubato::{Fft, FixedSync, Resampler as _, WindowFunction};
 
-/// The rates that voice comes in: telephone, the model's ears, the model's voice, Opus.
-pub const RATES_HZ: [u32; 4] = [8_000, 16_000, 24_000, 48_000];
+/// The rates that voice comes in: telephone, half and whole of what a model speaks, its ears, Opus.
+pub const RATES_HZ: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
 /// Blocks in a second: 20 ms each.
 const BLOCKS_PER_SECOND: u32 = 50;
 
 /// A rate that no stream has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a stream of {rate_hz} Hz cannot be resampled; use 8000, 16000, 24000 or 48000")]
+#[error("a stream of {rate_hz} Hz cannot be resampled; use 8000, 12000, 16000, 24000 or 48000")]
 pub struct RateError {
     /// The rate asked for.
     pub rate_hz: u32,
@@ -157,7 +157,7 @@ mod tests {
         #[test]
         fn any_split_gives_the_same_samples(
             pieces in prop::collection::vec(0usize..3_000, 1..12),
-            (from, to) in (0usize..4, 0usize..4),
+            (from, to) in (0..RATES_HZ.len(), 0..RATES_HZ.len()),
         ) {
             let (from_hz, to_hz) = (RATES_HZ[from], RATES_HZ[to]);
             let all = tone(from_hz, 300.0, pieces.iter().sum());

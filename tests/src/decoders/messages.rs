@@ -12,7 +12,14 @@ use duologue_transport::live::session_request;
 use duologue_transport::{BackendInfo, SessionEvent};
 use serde::Serialize;
 
-const FORMATS: [AudioFormat; 4] = [AudioFormat::Pcm24k, AudioFormat::Pcm16k, AudioFormat::Pcmu, AudioFormat::Pcma];
+const FORMATS: [AudioFormat; 6] = [
+    AudioFormat::Pcm24k,
+    AudioFormat::Pcm16k,
+    AudioFormat::Pcmu,
+    AudioFormat::Pcma,
+    AudioFormat::Pcm12k,
+    AudioFormat::Pcm8k,
+];
 
 fn limits() -> Limits {
     Limits { max_message_bytes: 1 << 16, ..Limits::default() }

@@ -9,7 +9,7 @@ export interface SessionRequest {
     resume_token?: string;
     last_event_id?: string;
     voice_reference?: string;
-    sampling?: { temperature?: number; listen_prob_scale?: number; greedy?: boolean };
+    sampling?: { preset?: "reference" | "focused"; temperature?: number; listen_prob_scale?: number; greedy?: boolean };
     window?: "off" | "basic" | "context";
     barge_in?: { mode: "vad" | "model" };
     record?: boolean;

@@ -222,12 +222,9 @@ impl LiveCodec {
 
     /// User audio at the model's rate.
     fn samples(&mut self, audio: &Base64) -> Result<Vec<f32>, WireError> {
-        let samples = match self.format {
-            AudioFormat::Pcm16k | AudioFormat::Pcm24k => {
-                decode_s16le(&audio.0).map_err(|error| WireError::invalid("audio", error.to_string()))?
-            }
-            AudioFormat::Pcmu => to_float(&Law::Mu.decode(&audio.0)),
-            AudioFormat::Pcma => to_float(&Law::A.decode(&audio.0)),
+        let samples = match law(self.format) {
+            Some(law) => to_float(&law.decode(&audio.0)),
+            None => decode_s16le(&audio.0).map_err(|error| WireError::invalid("audio", error.to_string()))?,
         };
         let samples = self.input.push(&samples);
         Ok(self.heard(samples))
@@ -396,11 +393,7 @@ impl LiveCodec {
     fn encode(&mut self, samples: &[i16]) -> Vec<u8> {
         let floats = self.output.push(&to_float(samples));
         let bytes = encode_s16le(&floats);
-        let law = match self.format {
-            AudioFormat::Pcm16k | AudioFormat::Pcm24k => return bytes,
-            AudioFormat::Pcmu => Law::Mu,
-            AudioFormat::Pcma => Law::A,
-        };
+        let Some(law) = law(self.format) else { return bytes };
         let samples: Vec<i16> = bytes.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect();
         law.encode(&samples)
     }
@@ -522,4 +515,13 @@ fn to_float(samples: &[i16]) -> Vec<f32> {
 fn resampler(from_hz: u32, to_hz: u32) -> Resampler {
     Resampler::new(from_hz, to_hz)
         .expect("the wire's formats and the bundle's rates are rates of the resampler. This is a bug.")
+}
+
+/// The companding of a format; `None` for linear samples.
+fn law(format: AudioFormat) -> Option<Law> {
+    match format {
+        AudioFormat::Pcm8k | AudioFormat::Pcm12k | AudioFormat::Pcm16k | AudioFormat::Pcm24k => None,
+        AudioFormat::Pcmu => Some(Law::Mu),
+        AudioFormat::Pcma => Some(Law::A),
+    }
 }

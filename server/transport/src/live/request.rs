@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue_audio::wav;
-use duologue_proto::live::{self, BUILT_IN_VOICES, InitialRole, SessionConfig};
+use duologue_proto::live::{self, BUILT_IN_VOICES, InitialRole, SamplingOverrides, SamplingPreset, SessionConfig};
 use duologue_proto::wire::WireError;
 use duologue_session::{Mode, WindowMode};
 
@@ -15,7 +15,6 @@ use crate::backend::{BackendInfo, BargeInMode, SamplingChoice, SessionRequest, V
 /// [`WireError`] naming the field: an unknown voice, a reference that is no usable wav.
 pub fn session_request(session: &SessionConfig, info: &BackendInfo) -> Result<SessionRequest, WireError> {
     let extension = session.duologue.clone().unwrap_or_default();
-    let sampling = extension.sampling.unwrap_or_default();
     let barge_in = match extension.barge_in.map(|barge_in| barge_in.mode) {
         Some(live::BargeInMode::Model) => BargeInMode::Model,
         Some(live::BargeInMode::Vad) | None => BargeInMode::Voice,
@@ -25,16 +24,7 @@ pub fn session_request(session: &SessionConfig, info: &BackendInfo) -> Result<Se
         instructions: instructions(session, info),
         voice: voice(session, extension.voice_reference.as_ref().map(|voice| voice.0.as_slice()), info)?,
         prompt_reference: None,
-        sampling: SamplingChoice {
-            greedy: sampling.greedy,
-            temperature: sampling.temperature.map(|value| value as f32),
-            top_k: sampling.top_k.map(|value| value as usize),
-            top_p: sampling.top_p.map(|value| value as f32),
-            repetition_penalty: sampling.repetition_penalty.map(|value| value as f32),
-            length_penalty: sampling.length_penalty.map(|value| value as f32),
-            listen_prob_scale: sampling.listen_prob_scale.map(|value| value as f32),
-            seed: sampling.seed,
-        },
+        sampling: sampling(&extension.sampling.unwrap_or_default()),
         window: extension.window.map(|window| match window {
             live::WindowMode::Off => WindowMode::Off,
             live::WindowMode::Basic => WindowMode::Basic,
@@ -43,6 +33,25 @@ pub fn session_request(session: &SessionConfig, info: &BackendInfo) -> Result<Se
         force_listen_units: extension.force_listen_units,
         barge_in,
     })
+}
+
+/// The preset with what the client says itself on top.
+fn sampling(wishes: &SamplingOverrides) -> SamplingChoice {
+    let preset = match wishes.preset {
+        Some(SamplingPreset::Focused) => SamplingChoice::focused(),
+        Some(SamplingPreset::Reference) | None => SamplingChoice::default(),
+    };
+    let number = |value: Option<f64>| value.map(|value| value as f32);
+    SamplingChoice {
+        greedy: wishes.greedy,
+        temperature: number(wishes.temperature).or(preset.temperature),
+        top_k: wishes.top_k.map(|value| value as usize).or(preset.top_k),
+        top_p: number(wishes.top_p).or(preset.top_p),
+        repetition_penalty: number(wishes.repetition_penalty).or(preset.repetition_penalty),
+        length_penalty: number(wishes.length_penalty),
+        listen_prob_scale: number(wishes.listen_prob_scale),
+        seed: wishes.seed,
+    }
 }
 
 /// The system prompt, with earlier conversation behind it: the duplex prompt has no other place for text.
@@ -86,5 +95,19 @@ fn voice(session: &SessionConfig, reference: Option<&[u8]>, info: &BackendInfo) 
             let message = format!("no voice is named `{name}`; there are: {}", info.voices.join(", "));
             Err(WireError::invalid("session.audio.output.voice", message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preset_gives_way_to_what_the_client_says() {
+        let wishes = SamplingOverrides { preset: Some(SamplingPreset::Focused), top_k: Some(5), ..Default::default() };
+        let choice = sampling(&wishes);
+        assert_eq!((choice.top_k, choice.temperature, choice.top_p), (Some(5), Some(0.3), Some(0.85)));
+        let reference = SamplingOverrides { preset: Some(SamplingPreset::Reference), ..Default::default() };
+        assert_eq!(sampling(&reference).temperature, None);
     }
 }
