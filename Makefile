@@ -111,7 +111,9 @@ fmt: exporter ## format Rust and Python
 doc: ## open the API documentation
 	cargo doc --release --locked --no-deps --workspace --open
 
-bench: ## host code and server without a model (bench/reference compares unit times with the official code)
+bench: build vad ## latencies in conversations (out/bench.html), then host code and server without a model
+	@mkdir -p out
+	$(BIN) bench bench/scenarios/short_questions.toml --set vad=$(VAD) --json out/bench.json --html out/bench.html
 	cargo bench --locked -p duologue-bench
 
 FUZZ_SECONDS ?= 300

@@ -12,12 +12,9 @@ use duologue_proto::payload::Base64;
 use duologue_tests::scripted::{Plan, ScriptedBackend};
 use duologue_tests::server::{PATIENCE, Server, Socket};
 use duologue_transport::Limits;
+use duologue_transport::rtc::client::Client;
 use serde_json::json;
 use tokio::time::timeout;
-
-#[path = "../../server/transport/tests/rtc/client.rs"]
-#[allow(dead_code)]
-mod client;
 
 const PATH: &str = "/v1/live/sessions";
 const SESSIONS: usize = 16;
@@ -124,17 +121,18 @@ async fn first_packet() {
     let server = Server::start(ScriptedBackend::new(CALLS, &[]), limits(CALLS)).await;
     let (mut answers, mut firsts) = (Vec::new(), Vec::new());
     for _ in 0..CALLS {
-        let mut client = client::Client::new().await;
-        let offer = client.offer().await;
+        let mut client = Client::new("127.0.0.1:0").await.expect("a client");
+        let offer = client.offer().await.expect("an offer");
         let body = json!({"session": {"model": "m"}, "transport": {"type": "webrtc", "sdp": offer}}).to_string();
         let posted = Instant::now();
         let (status, answer) = server.request("POST", PATH, &body).await;
         assert_eq!(status, 201, "{answer}");
         answers.push(posted.elapsed());
-        client.accept(answer["transport"]["sdp"].as_str().expect("an answer").to_owned()).await;
+        let answer = answer["transport"]["sdp"].as_str().expect("an answer").to_owned();
+        client.accept(answer).await.expect("it is SDP");
         timeout(PATIENCE, client.heard.recv()).await.expect("packets come").expect("the track goes on");
         firsts.push(posted.elapsed());
-        client.close().await;
+        client.close().await.expect("it hangs up");
     }
     println!("WebRTC on loopback");
     report("  POST to answer", answers);

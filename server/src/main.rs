@@ -31,6 +31,8 @@ enum Command {
     Talk(commands::talk::Args),
     /// Run a recorded session of the official code and write what came out, for comparison
     Replay(commands::replay::Args),
+    /// Measure a server: latencies in conversations at the pace of people
+    Bench(commands::bench::Args),
     /// Look at this machine: ONNX Runtime, providers, CPU, and a bundle
     Doctor(commands::doctor::Args),
     /// Check the configuration, and a bundle: manifest, files, checksums, graphs
@@ -48,6 +50,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Talk(args) => commands::talk::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
+        // Its exit status says more than that it failed.
+        Command::Bench(args) => return commands::bench::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Check(args) => commands::check::run(&args),
     };

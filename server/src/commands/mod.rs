@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use duologue_audio::{Pcm, resample, wav};
 use duologue_model::{Bundle, Manifest};
 
+pub mod bench;
 pub mod check;
 pub mod doctor;
 pub mod replay;

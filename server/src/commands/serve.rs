@@ -1,7 +1,7 @@
 //! `duologue serve`: the server.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -48,21 +48,18 @@ pub fn run(args: &Args) -> Result<()> {
     logs::init_server(&config.log, traces.as_ref());
     effective.warnings().for_each(|warning| tracing::warn!("{warning}"));
     metrics::install();
-    let bundle = open_bundle(config.bundle.as_deref())?;
-    let runtime = RuntimeArgs { device: config.device, threads: config.threads, ort: config.ort.clone() };
-    let runtime = runtime.load_for(&bundle)?;
-    let detector = voice_detector(&runtime, config)?;
-    announce(&bundle, &runtime, detector.is_some());
-    let manifest = bundle.manifest();
-    metrics::build_info(env!("CARGO_PKG_VERSION"), &manifest.name, &manifest.precision, &runtime.device().to_string());
-    let backend = EngineBackend::start(&runtime, &bundle, config.slots, detector)?;
-    let settings = settings(config, args)?;
+    let model = Model::open(config)?;
+    model.announce();
+    let manifest = model.bundle.manifest();
+    let device = model.runtime.device().to_string();
+    metrics::build_info(env!("CARGO_PKG_VERSION"), &manifest.name, &manifest.precision, &device);
+    let manager = model.manager(config)?;
+    let settings = settings(config, args.demo_static.as_deref())?;
     let tls = match config.certificate().map_err(|problem| anyhow::anyhow!("{}: {}", problem.field, problem.reason))? {
         Some(source) => Some(Tls::load(&source)?),
         None => None,
     };
     let listener = TcpListener::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
-    let manager = SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?;
     let socket = Socket { listener, tls, connections: config.limits.connections };
     let served = tokio.block_on(serve(manager, settings, socket, config.drain()));
     // By now all sessions are over.
@@ -72,7 +69,49 @@ pub fn run(args: &Args) -> Result<()> {
     served
 }
 
-fn settings(config: &ServeConfig, args: &Args) -> Result<Settings> {
+/// What sessions need before there is any.
+pub struct Model {
+    pub bundle: Bundle,
+    pub runtime: Runtime,
+    pub detector: Option<VoiceDetector>,
+}
+
+impl Model {
+    /// Opens the bundle and loads ONNX Runtime and the voice detector.
+    pub fn open(config: &ServeConfig) -> Result<Self> {
+        let bundle = open_bundle(config.bundle.as_deref())?;
+        let runtime = RuntimeArgs { device: config.device, threads: config.threads, ort: config.ort.clone() };
+        let runtime = runtime.load_for(&bundle)?;
+        let detector = voice_detector(&runtime, config)?;
+        Ok(Self { bundle, runtime, detector })
+    }
+
+    fn announce(&self) {
+        let Self { bundle, runtime, detector } = self;
+        let manifest = bundle.manifest();
+        say!("bundle {} ({}, {} weights) on {}", manifest.name, manifest.precision, manifest.weights, runtime.device());
+        if manifest.weights == Weights::Random {
+            say!(
+                "The weights are random: what it says is noise. This shows that the chain works, not what it can say."
+            );
+        }
+        if detector.is_none() {
+            say!("No voice detector was found (`make vad`): the model alone decides when to stop speaking.");
+        }
+        if !web_client::present() {
+            say!("This program was built without its web page (`make web`, then build again); the APIs work.");
+        }
+    }
+
+    /// Starts the engine.
+    pub fn manager(self, config: &ServeConfig) -> Result<SessionManager> {
+        let backend = EngineBackend::start(&self.runtime, &self.bundle, config.slots, self.detector)?;
+        Ok(SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?)
+    }
+}
+
+/// What the server's HTTP side is told.
+pub fn settings(config: &ServeConfig, demo_static: Option<&Path>) -> Result<Settings> {
     let plain = |problem: crate::config::Problem| anyhow::anyhow!("{}: {}", problem.field, problem.reason);
     Ok(Settings {
         keys: KeyRing::new(config.keys().map_err(plain)?),
@@ -80,7 +119,7 @@ fn settings(config: &ServeConfig, args: &Args) -> Result<Settings> {
         rates: config.rates.clone(),
         messages: config.message_limits(),
         assets: web_client::asset,
-        demo_pages: args.demo_static.as_deref().map(StaticPages::new).transpose()?,
+        demo_pages: demo_static.map(StaticPages::new).transpose()?,
         webrtc: Some(config.webrtc.clone()),
         recordings: shelf(config)?,
     })
@@ -118,20 +157,6 @@ fn voice_detector(runtime: &Runtime, config: &ServeConfig) -> Result<Option<Voic
         (Ok(path), _) => Ok(Some(VoiceDetector::load(runtime, &path)?)),
         (Err(_), None) => Ok(None),
         (Err(error), Some(_)) => Err(error.into()),
-    }
-}
-
-fn announce(bundle: &Bundle, runtime: &Runtime, detector: bool) {
-    let manifest = bundle.manifest();
-    say!("bundle {} ({}, {} weights) on {}", manifest.name, manifest.precision, manifest.weights, runtime.device());
-    if manifest.weights == Weights::Random {
-        say!("The weights are random: what it says is noise. This shows that the chain works, not what it can say.");
-    }
-    if !detector {
-        say!("No voice detector was found (`make vad`): the model alone decides when to stop speaking.");
-    }
-    if !web_client::present() {
-        say!("This program was built without its web page (`make web`, then build again); the APIs work.");
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! ICE, DTLS, SRTP and SCTP are the `webrtc` crate's. Each session has a UDP port of its own.
 
+pub mod client;
 pub mod config;
 mod connect;
 mod downlink;

@@ -8,19 +8,39 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use duologue_audio::opus::{DECODER_FRAME, Decoder};
+use duologue_audio::opus::{DECODER_FRAME, Decoder, ENCODER_FRAME};
+use duologue_transport::rtc::client::{Client, Heard, PAYLOAD_TYPE};
 use duologue_transport::rtc::{Candidate, Disconnect, PortRange, RtcConfig, RtcError, RtcEvent, RtcPeer, RtcStats};
 use tokio::time::timeout;
 use webrtc::data_channel::DataChannelEvent;
-use webrtc::peer_connection::RTCPeerConnectionState;
 
-#[path = "rtc/client.rs"]
-mod client;
-
-use client::{Client, Heard, PATIENCE, PAYLOAD_TYPE};
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config() -> RtcConfig {
     RtcConfig { bind: vec![], ..RtcConfig::default() }
+}
+
+async fn client() -> Client {
+    Client::new("127.0.0.1:0").await.unwrap()
+}
+
+/// Says `samples` at 24 kHz from now on, again and again, until the client is gone.
+fn talk(client: &mut Client, samples: Vec<i16>) {
+    let mut microphone = client.microphone.take().expect("it talks once");
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
+        for frame in samples.chunks_exact(ENCODER_FRAME).cycle() {
+            interval.tick().await;
+            if microphone.say(frame).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+async fn message(client: &mut Client) -> String {
+    timeout(PATIENCE, client.message()).await.expect("a message in time").expect("the data channel is open")
 }
 
 async fn connected() -> (Client, RtcPeer) {
@@ -28,11 +48,11 @@ async fn connected() -> (Client, RtcPeer) {
 }
 
 async fn connected_with(config: &RtcConfig) -> (Client, RtcPeer) {
-    let mut client = Client::new().await;
-    let offer = client.offer().await;
+    let mut client = client().await;
+    let offer = client.offer().await.unwrap();
     let (mut peer, answer) = RtcPeer::answer(&offer, config).await.unwrap();
-    client.accept(answer).await;
-    client.reaches(RTCPeerConnectionState::Connected).await;
+    client.accept(answer).await.unwrap();
+    client.connected().await.unwrap();
     wait(&mut peer, |event| matches!(event, RtcEvent::Connected).then_some(())).await;
     (client, peer)
 }
@@ -95,7 +115,7 @@ async fn sound_and_messages_flow_both_ways() {
     assert!(head.played_ms + head.buffered_ms == 2_000 && head.played_ms >= 1_100, "{head:?}");
 
     // from the client: 20 ms frames with its energy
-    client.talk(tone(24_000));
+    talk(&mut client, tone(24_000));
     let (mut frames, mut loud) = (0, 0);
     while loud < 80 {
         let frame = wait(&mut peer, |event| match event {
@@ -114,7 +134,7 @@ async fn sound_and_messages_flow_both_ways() {
         peer.handle().send_message(format!("{{\"down\":{n}}}")).unwrap();
     }
     for n in 0..50 {
-        assert_eq!(client.message().await, format!("{{\"down\":{n}}}"));
+        assert_eq!(message(&mut client).await, format!("{{\"down\":{n}}}"));
         client.channel.send_text(&format!("up {n}")).await.unwrap();
     }
     for n in 0..50 {
@@ -146,7 +166,7 @@ async fn sound_and_messages_flow_both_ways() {
     assert_eq!((stats.uplink.corrupt, stats.uplink.dropped_frames), (0, 0));
 
     peer.close().await;
-    client.close().await;
+    client.close().await.unwrap();
 }
 
 /// Decodes what the client hears.
@@ -211,7 +231,7 @@ async fn a_flush_and_a_hold_stop_sound_within_40_ms() {
     let (first, loud) = listener.hear(&mut client, PATIENCE).await.expect("packets again");
     assert!(first.marker);
     assert!(loud || listener.hear(&mut client, PATIENCE).await.is_some_and(|(_, loud)| loud));
-    client.close().await;
+    client.close().await.unwrap();
 }
 
 fn reason(error: RtcError) -> String {
@@ -223,7 +243,7 @@ fn reason(error: RtcError) -> String {
 
 #[tokio::test]
 async fn offers_that_cannot_be_answered_are_refused_with_the_reason() {
-    let offer = Client::new().await.offer().await;
+    let offer = client().await.offer().await.unwrap();
     let refused = async |offer: &str| reason(RtcPeer::answer(offer, &config()).await.map(|_| ()).unwrap_err());
     assert!(refused("").await.contains("v=0"));
     assert!(refused("garbage").await.contains("v=0"));
@@ -254,8 +274,8 @@ async fn offers_that_cannot_be_answered_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn candidates_that_trickle_in_are_limited() {
-    let mut client = Client::new().await;
-    let offer = client.offer().await;
+    let mut client = client().await;
+    let offer = client.offer().await.unwrap();
     let (peer, answer) = RtcPeer::answer(&offer, &config()).await.unwrap();
     assert!(answer.contains("a=candidate:"));
     let candidate = |candidate: &str| Candidate {
@@ -278,7 +298,7 @@ async fn candidates_that_trickle_in_are_limited() {
     }
     assert!(refused >= 9_936, "{refused} refused");
     peer.close().await;
-    client.close().await;
+    client.close().await.unwrap();
 }
 
 fn free_port() -> u16 {
@@ -292,11 +312,11 @@ fn one_port(port: u16) -> RtcConfig {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_message_arrives_and_the_port_is_free_after_a_close() {
     let port = free_port();
-    let (client, peer) = connected_with(&one_port(port)).await;
-    client.opened().await;
+    let (mut client, peer) = connected_with(&one_port(port)).await;
+    client.opened().await.unwrap();
     assert!(UdpSocket::bind(("127.0.0.1", port)).is_err(), "the port is in use");
-    let mut second = Client::new().await;
-    let offer = second.offer().await;
+    let mut second = client().await;
+    let offer = second.offer().await.unwrap();
     let error = RtcPeer::answer(&offer, &one_port(port)).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, RtcError::NoPort { .. }), "{error}");
     assert!(error.to_string().contains(&port.to_string()));
@@ -311,20 +331,20 @@ async fn the_last_message_arrives_and_the_port_is_free_after_a_close() {
     UdpSocket::bind(("127.0.0.1", port)).expect("the port is free");
     assert_eq!(handle.send_message("late".to_owned()), Err(RtcError::Closed));
     for n in 0..200 {
-        assert_eq!(client.message().await, n.to_string());
+        assert_eq!(message(&mut client).await, n.to_string());
     }
-    client.close().await;
+    client.close().await.unwrap();
     second.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_is_seen_soon() {
     let port = free_port();
-    let (client, mut peer) = connected_with(&one_port(port)).await;
-    client.opened().await;
+    let (mut client, mut peer) = connected_with(&one_port(port)).await;
+    client.opened().await.unwrap();
     wait(&mut peer, |event| matches!(event, RtcEvent::ChannelOpen).then_some(())).await;
     let started = Instant::now();
-    client.close().await;
+    client.close().await.unwrap();
     let cause = wait_for_end(&mut peer).await;
     eprintln!("seen after {} ms: {cause:?}", started.elapsed().as_millis());
     assert_eq!(cause, Disconnect::ByClient);
@@ -336,8 +356,8 @@ async fn a_client_that_leaves_is_seen_soon() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_a_peer_frees_its_port_and_the_client_notices() {
     let port = free_port();
-    let (client, peer) = connected_with(&one_port(port)).await;
-    client.opened().await;
+    let (mut client, peer) = connected_with(&one_port(port)).await;
+    client.opened().await.unwrap();
     let started = Instant::now();
     drop(peer);
     let closed = async { while !matches!(client.channel.poll().await, Some(DataChannelEvent::OnClose) | None) {} };
@@ -351,12 +371,12 @@ async fn dropping_a_peer_frees_its_port_and_the_client_notices() {
     })
     .await
     .expect("the port becomes free");
-    client.close().await;
+    client.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_client_that_never_connects_is_given_up() {
-    let offer = Client::new().await.offer().await;
+    let offer = client().await.offer().await.unwrap();
     let config = RtcConfig { connect_timeout_s: 1, ..config() };
     let (mut peer, _) = RtcPeer::answer(&offer, &config).await.unwrap();
     assert_eq!(wait_for_end(&mut peer).await, Disconnect::NeverConnected);

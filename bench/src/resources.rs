@@ -1,0 +1,64 @@
+//! Memory and processor time of this process, out of /proc.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// Time between two looks.
+pub const INTERVAL: Duration = Duration::from_millis(500);
+/// /proc counts in hundredths of a second on every Linux there is (USER_HZ).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A look.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Resident memory.
+    pub resident_mib: f64,
+    /// Processor time since the look before, in percent of one core; `None` at the first one.
+    pub cpu_percent: Option<f64>,
+}
+
+/// Looks again and again. Sees nothing where there is no /proc.
+#[derive(Debug, Default)]
+pub struct Meter {
+    before: Option<(Instant, f64)>,
+}
+
+impl Meter {
+    /// A look now.
+    pub fn look(&mut self) -> Option<Usage> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let (now, seconds) = (Instant::now(), cpu_seconds(&stat)?);
+        let cpu_percent = self
+            .before
+            .replace((now, seconds))
+            .map(|(then, before)| 100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3));
+        Some(Usage { resident_mib: resident_mib(&status)?, cpu_percent })
+    }
+}
+
+fn resident_mib(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
+}
+
+/// User and system time. The program's name, in brackets, may hold spaces.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+    Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_is_read() {
+        assert_eq!(resident_mib("Name:\tx\nVmRSS:\t    2048 kB\nVmData: 1 kB\n"), Some(2.0));
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 4 0 1 1 1";
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!((resident_mib(""), cpu_seconds("7 (x) S 1")), (None, None));
+    }
+}
