@@ -20,7 +20,7 @@ use duologue_transport::record::{Shelf, ShelfLimits};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
-use crate::backend::EngineBackend;
+use crate::backend::{BackendSetup, EngineBackend};
 use crate::config::{ConfigArgs, ServeConfig};
 use crate::host::{RuntimeArgs, open_bundle};
 use crate::traces::Traces;
@@ -55,7 +55,12 @@ pub fn run(args: &Args) -> Result<()> {
     announce(&bundle, &runtime, detector.is_some());
     let manifest = bundle.manifest();
     metrics::build_info(env!("CARGO_PKG_VERSION"), &manifest.name, &manifest.precision, &runtime.device().to_string());
-    let backend = EngineBackend::start(&runtime, &bundle, config.slots, detector)?;
+    let forced_schedules = config.bench.forced_schedules;
+    if forced_schedules {
+        say!("Clients may force a schedule on the model (bench.forced_schedules): for measurements, not for people.");
+    }
+    let backend =
+        EngineBackend::start(&runtime, &bundle, BackendSetup { slots: config.slots, detector, forced_schedules })?;
     let settings = settings(config, args)?;
     let tls = match config.certificate().map_err(|problem| anyhow::anyhow!("{}: {}", problem.field, problem.reason))? {
         Some(source) => Some(Tls::load(&source)?),
