@@ -169,7 +169,7 @@ proptest! {
         let speech = Speech { sampling: SpeechSampling { codes: 40, eos: 39, greedy, ..speech().sampling }, ..speech() };
         let schedule = Schedule { listen: 1, speak: units as u32, tokens: 4, codes };
         let mut turn = SpeechTurn::new(Mode::Live, &speech, Some(&schedule));
-        let mut sampler = CodeSampler::new(speech.sampling.clone(), seed);
+        let mut sampler = CodeSampler::new(speech.sampling, seed);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for unit in 1..=units {
             let at = turn.text_start_pos();
