@@ -88,6 +88,7 @@ test: build bundle vad $(CLIENTS)/.installed ## every test: Rust, golden session
 	node --test --test-reporter=spec tests/browser/talk.mjs tests/browser/scripted.mjs
 	node --test --test-reporter=spec tests/browser/demo.mjs
 	$(CLIENTS)/bin/python -m pytest -q tests/interop
+	cargo build --release --locked --bin engine_load
 	cd models && ../$(PY) -m pytest
 
 $(CLIENTS)/.installed: tests/interop/requirements.txt
@@ -103,6 +104,8 @@ lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Py
 	cd $(WEB) && npm run --silent check
 	$(VENV)/bin/ruff check models tests/interop
 	$(VENV)/bin/ruff format --check models tests/interop
+	$(VENV)/bin/ruff check --config models/pyproject.toml bench/gpu
+	$(VENV)/bin/ruff format --check --config models/pyproject.toml bench/gpu
 
 fmt: exporter ## format Rust and Python
 	cargo fmt --all

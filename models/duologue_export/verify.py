@@ -49,19 +49,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modules", type=Path, metavar="DIR", help="golden module_*.npz of this checkpoint: checks PyTorch first"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the rows as JSON")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
+    parser.add_argument(
+        "--torch-device", default="cpu", help="where PyTorch runs llm and tts: cpu, or cuda for large checkpoints"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the tables; 1 when a row fails."""
     checkpoint, bundle = Checkpoint(args.checkpoint), Bundle(args.bundle)
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
+    if args.torch_device != "cpu" and not torch.cuda.is_available():
+        raise ExportError(f"--torch-device {args.torch_device}: this PyTorch has no such device; use cpu.")
+    # Ten bits of mantissa would be the coarsest step of the comparison.
+    torch.backends.cuda.matmul.allow_tf32 = False
     reference = golden.check(checkpoint, args.modules) if args.modules else []
     if reference:
         print(f"PyTorch side: checked against golden modules in {args.modules}")
         print_table(reference)
     else:
         print(f"PyTorch side: {NOT_CHECKED}")
-    rows = verify(checkpoint, bundle)
+    rows = verify(checkpoint, bundle, args.torch_device)
     print(f"{bundle.folder}: {bundle.label}; against {checkpoint.folder} and its PyTorch modules")
     print_table(rows)
     failed = [row for row in reference + rows if not row.ok]
@@ -83,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def verify(checkpoint: Checkpoint, bundle: Bundle) -> list[Row]:
+def verify(checkpoint: Checkpoint, bundle: Bundle, torch_device: str = "cpu") -> list[Row]:
     """The row of the files, then one row per sub-module that the checkpoint has."""
     io = {"float32": "fp32", "float16": "fp16"}[bundle.manifest["io_dtype"]]
 
@@ -104,7 +112,7 @@ def verify(checkpoint: Checkpoint, bundle: Bundle) -> list[Row]:
 
     rows = [
         exact("files", "-", "sha256", _files),
-        _decoder(checkpoint, bundle, "llm"),
+        _decoder(checkpoint, bundle, "llm", torch_device),
         exact("llm_embed", "-", "equal values", lambda *args: _table("llm", checkpoint.llm, *args)),
         # Moves a cache and has no weights: its precision is that of the cache.
         graph(cases.kv_compact, io),
@@ -116,7 +124,7 @@ def verify(checkpoint: Checkpoint, bundle: Bundle) -> list[Row]:
     if checkpoint.has_tts:
         rows += [
             graph(cases.tts_condition),
-            _decoder(checkpoint, bundle, "tts"),
+            _decoder(checkpoint, bundle, "tts", torch_device),
             exact("tts_embed", "-", "equal values", lambda *args: _table("tts", checkpoint.tts, *args)),
             *(graph(make) for make in (cases.flow_speaker, cases.flow_encoder, cases.flow_cfm, cases.hift)),
             exact("cfm_noise", "fp32", "size", _noise),
@@ -145,7 +153,7 @@ def _files(_: Checkpoint, bundle: Bundle, row: Row) -> None:
         raise ExportError("; ".join(f"{bundle.folder / name} {fault}" for name, fault in faults.items()))
 
 
-def _decoder(checkpoint: Checkpoint, bundle: Bundle, name: str) -> Row:
+def _decoder(checkpoint: Checkpoint, bundle: Bundle, name: str, torch_device: str) -> Row:
     """A prompt, two single tokens and a chunk, through one cache that past and present share."""
     precision = bundle.precision(f"{name}.onnx")
     row, judged = Row(name, precision, THRESHOLDS[precision]), {"hidden", "logits"}
@@ -156,7 +164,9 @@ def _decoder(checkpoint: Checkpoint, bundle: Bundle, name: str) -> Row:
 
     def check(row: Row) -> None:
         dims = checkpoint.llm if name == "llm" else checkpoint.tts
-        torch_side = TorchDecoder(dims, llm_source(checkpoint) if name == "llm" else tts_source(checkpoint))
+        torch_side = TorchDecoder(
+            dims, llm_source(checkpoint) if name == "llm" else tts_source(checkpoint), torch_device
+        )
         session = bundle.session(f"{name}.onnx")
         row.ran_on = session.get_providers()
         generator, graph = cases.generator(), StepGraph(session, dims, _KV_CAPACITY)

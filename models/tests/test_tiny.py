@@ -100,6 +100,20 @@ def test_odd_has_the_sizes_asked_for(odd):
     assert head.shape == (checkpoint.llm.vocab, wanted.llm.hidden)
 
 
+def test_release_has_the_layers_of_the_release_and_fewer_can_be_asked_for(tmp_path):
+    release = dims.PRESETS["release"]
+    assert (release.llm.layers, release.apm.layers, release.vision.layers, release.tts.layers) == (36, 24, 26, 20)
+    assert (release.flow.blocks, release.flow.up_blocks, release.flow.dit_depth) == (6, 4, 16)
+    assert dims.with_layers(release, 36) == release, "no kind gets more layers than it has"
+    spec = tmp_path / "dims.json"
+    spec.write_text(json.dumps({"preset": "odd", **FAST}))
+    out = tmp_path / "few"
+    assert main(["tiny", "--out", str(out), "--dims", str(spec), "--layers", "1"]) == 0
+    few = Checkpoint(out)
+    assert (few.llm.layers, few.apm.layers, few.vision.layers, few.tts.layers) == (1, 1, 1, 1)
+    assert few.llm.hidden == dims.PRESETS["odd"].llm.hidden
+
+
 def test_sharding_changes_no_tensor(odd, tmp_path):
     one = tensors(make(tmp_path, "odd"))
     many = tensors(odd)

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::forced_schedule::ForcedSchedule;
+
 /// One line of a timeline file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -24,6 +26,9 @@ pub enum TimelineEvent {
         prompt_tokens: usize,
         /// Wall time of the session's preparation (prompt prefill and voice), in ms.
         prepare_ms: f64,
+        /// The pattern that was forced on the model; missing when it chose freely.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forced_schedule: Option<ForcedSchedule>,
     },
     /// One finished unit.
     Unit(UnitLine),

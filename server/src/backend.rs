@@ -32,12 +32,24 @@ pub struct EngineBackend {
     detector: Option<Detector>,
 }
 
+/// What a backend is started with besides the bundle.
+#[derive(Debug)]
+pub struct BackendSetup {
+    /// Sessions at the same time.
+    pub slots: usize,
+    /// Finds the user's voice.
+    pub detector: Option<Detector>,
+    /// Clients may force a schedule on the model.
+    pub forced_schedules: bool,
+}
+
 impl EngineBackend {
     /// Loads everything that sessions need.
     ///
     /// # Errors
     /// Whatever file, graph or voice does not load, by name.
-    pub fn start(runtime: &Runtime, bundle: &Bundle, slots: usize, detector: Option<Detector>) -> Result<Self> {
+    pub fn start(runtime: &Runtime, bundle: &Bundle, setup: BackendSetup) -> Result<Self> {
+        let BackendSetup { slots, detector, forced_schedules } = setup;
         let manifest = bundle.manifest();
         let voices = manifest
             .voices
@@ -45,7 +57,7 @@ impl EngineBackend {
             .map(|voice| Ok((voice.name.clone(), read_voice(bundle, &voice.name)?)))
             .collect::<Result<_>>()?;
         let engine = Engine::start(runtime, bundle, EngineOptions { slots, start_noise: None })?;
-        let info = info(bundle, slots)?;
+        let info = BackendInfo { forced_schedules, ..info(bundle, slots)? };
         Ok(Self { engine, info, voices, detector })
     }
 
@@ -87,6 +99,7 @@ fn info(bundle: &Bundle, slots: usize) -> Result<BackendInfo> {
         suggestions: manifest.suggestions.clone(),
         default_instructions: manifest.prompt.default_system_prompt.clone(),
         context_tokens: manifest.llm.kv_capacity,
+        forced_schedules: false,
     })
 }
 
@@ -130,7 +143,11 @@ impl Backend for EngineBackend {
             wake: Some(EngineWake(wake)),
         };
         let handle = self.engine.open(&config, options).map_err(|error| match error {
-            EngineError::Config(error) => BackendError::Refused { field: "sampling", message: error.to_string() },
+            EngineError::Config(error) => {
+                let forced = error.setting.starts_with("schedule");
+                let field = if forced { "duologue.forced_schedule" } else { "sampling" };
+                BackendError::Refused { field, message: error.to_string() }
+            }
             other => BackendError::Failed(other.to_string()),
         })?;
         Ok(Box::new(EngineSession(handle)))
@@ -170,6 +187,7 @@ fn settings(manifest: &Manifest, request: &SessionRequest) -> SessionConfig {
     sampling.listen_prob_scale = listen_prob_scale.unwrap_or(sampling.listen_prob_scale);
     config.window.mode = request.window.unwrap_or(config.window.mode);
     config.force_listen_count = request.force_listen_units.unwrap_or(config.force_listen_count);
+    config.schedule = request.schedule;
     config
 }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 pub use layers::{ConfigError, Effective};
-pub use parts::{AuthConfig, LimitsConfig, LogConfig, LogFormat, OtlpConfig, RecordingConfig, TlsConfig};
+pub use parts::{AuthConfig, BenchConfig, LimitsConfig, LogConfig, LogFormat, OtlpConfig, RecordingConfig, TlsConfig};
 
 /// Everything that can be set. The example file beside the crate (`duologue.example.toml`) says the same to operators; a
 /// test compares the two.
@@ -70,6 +70,8 @@ pub struct ServeConfig {
     pub log: LogConfig,
     /// Traces.
     pub otlp: OtlpConfig,
+    /// What only measurements need.
+    pub bench: BenchConfig,
 }
 
 impl Default for ServeConfig {
@@ -93,6 +95,7 @@ impl Default for ServeConfig {
             recording: RecordingConfig::default(),
             log: LogConfig::default(),
             otlp: OtlpConfig::default(),
+            bench: BenchConfig::default(),
         }
     }
 }

@@ -71,6 +71,7 @@ impl ScriptedBackend {
             suggestions: vec![],
             default_instructions: "You are a script.".into(),
             context_tokens: 8192,
+            forced_schedules: false,
         };
         Self { info, script: script.to_vec(), unit_time: Duration::ZERO, voice_dbfs: None }
     }
@@ -84,6 +85,12 @@ impl ScriptedBackend {
     /// The first unit of a reply makes so much less sound, and its last one more.
     pub fn held_back(mut self, held_back: Duration) -> Self {
         self.info.held_back = held_back;
+        self
+    }
+
+    /// Lets clients ask for a forced schedule. The script goes on as written all the same.
+    pub fn forced_schedules(mut self) -> Self {
+        self.info.forced_schedules = true;
         self
     }
 

@@ -2,8 +2,10 @@
 transformers 4.51).
 
 Weights are read layer by layer at every call, so that the full-size model is checked in the memory of its largest
-layer.
+layer. On a GPU, which has room for all of them, they are read once and stay.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +16,15 @@ from duologue_export.graph.decoder import DecoderSource
 
 
 class TorchDecoder:
-    """One sequence with its cache. `keys[i]`, `values[i]`: [kv_heads, length, head_dim] float32, keys after
+    """One sequence with its cache on `device`. `keys[i]`, `values[i]`: [kv_heads, length, head_dim] float32, keys after
     rotation."""
 
-    def __init__(self, dims: DecoderDims, source: DecoderSource):
+    def __init__(self, dims: DecoderDims, source: DecoderSource, device: str = "cpu"):
         self.dims = dims
         self.source = source
-        empty = torch.zeros(dims.kv_heads, 0, dims.head_dim)
+        self.device = device
+        self._kept: dict[str, torch.Tensor] = {}
+        empty = torch.zeros(dims.kv_heads, 0, dims.head_dim, device=device)
         self.keys = [empty] * dims.layers
         self.values = [empty] * dims.layers
 
@@ -31,17 +35,26 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def step(self, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """embeds [S, hidden] -> (logits [vocab] of the last position, hidden [S, hidden] after the final norm)."""
-        x = embeds.to(torch.float32)
+        """embeds [S, hidden] -> (logits [vocab] of the last position, hidden [S, hidden] after the final norm), all on
+        the CPU."""
+        x = embeds.to(self.device, torch.float32)
         start = self.length
         for layer in range(self.dims.layers):
             x = x + self._attention(layer, self._rms(x, self._weight(f"layers.{layer}.input_layernorm")), start)
             x = x + self._mlp(layer, self._rms(x, self._weight(f"layers.{layer}.post_attention_layernorm")))
         hidden = self._rms(x, self._weight("norm"))
-        return self.source.head(0, self.dims.vocab) @ hidden[-1], hidden
+        head = self._on_device("head", lambda: self.source.head(0, self.dims.vocab))
+        return (head @ hidden[-1]).cpu(), hidden.cpu()
 
     def _weight(self, name: str) -> torch.Tensor:
-        return self.source.weights.tensor(f"{self.source.prefix}{name}.weight")
+        return self._on_device(name, lambda: self.source.weights.tensor(f"{self.source.prefix}{name}.weight"))
+
+    def _on_device(self, name: str, read: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if self.device == "cpu":
+            return read()
+        if name not in self._kept:
+            self._kept[name] = read().to(self.device)
+        return self._kept[name]
 
     def _rms(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         return gain * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.dims.rms_eps)
@@ -49,8 +62,8 @@ class TorchDecoder:
     def _rotate(self, x: torch.Tensor, start: int) -> torch.Tensor:
         # x [heads, S, head_dim], half-split rotation.
         half = self.dims.head_dim // 2
-        exponents = torch.arange(half, dtype=torch.float32) * 2 / self.dims.head_dim
-        positions = torch.arange(start, start + x.shape[1], dtype=torch.float32)
+        exponents = torch.arange(half, dtype=torch.float32, device=self.device) * 2 / self.dims.head_dim
+        positions = torch.arange(start, start + x.shape[1], dtype=torch.float32, device=self.device)
         angles = torch.outer(positions, 1.0 / self.dims.rope_theta**exponents)
         cos, sin = angles.cos(), angles.sin()
         first, second = x[..., :half], x[..., half:]
@@ -69,7 +82,7 @@ class TorchDecoder:
         self.values[layer] = torch.cat([self.values[layer], self._heads(layer, "v", x)], dim=1)
         groups = self.dims.heads // self.dims.kv_heads
         key, value = (t.repeat_interleave(groups, dim=0) for t in (self.keys[layer], self.values[layer]))
-        visible = torch.ones(x.shape[0], key.shape[1], dtype=torch.bool).tril(diagonal=start)
+        visible = torch.ones(x.shape[0], key.shape[1], dtype=torch.bool, device=self.device).tril(diagonal=start)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         return out.transpose(0, 1).flatten(1) @ self._weight(f"layers.{layer}.self_attn.o_proj").T
 

@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dims", default="default", help=f"preset ({', '.join(dims.PRESETS)}) or a JSON file with overrides"
     )
+    parser.add_argument("--layers", type=int, metavar="N", help="at most so many layers of each kind")
+    parser.add_argument(
+        "--device", default="cpu", help="where the weights are drawn: cpu or cuda, which is fast and draws others"
+    )
     parser.add_argument("--shards", type=int, default=1, help="number of safetensors files (default 1: no index file)")
     parser.add_argument(
         "--dtype", choices=sorted(DTYPES), default="bf16", help="stored type of model.safetensors (default bf16)"
@@ -37,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     """Writes the checkpoint; raises `ExportError` for a folder in use, impossible sizes or too many shards."""
     started = time.monotonic()
     sizes = dims.load(args.dims)
+    if args.layers is not None:
+        sizes = dims.check(dims.with_layers(sizes, args.layers))
+    if not args.device.startswith(("cpu", "cuda")) or (args.device != "cpu" and not torch.cuda.is_available()):
+        raise ExportError(f"--device {args.device}: this PyTorch has no such device; use cpu.")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ExportError(f"--out {args.out}: exists and is not empty. Name another folder or delete it first.")
     speech = args.out / "assets" / "token2wav"
@@ -52,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         specs[-1] = with_fitted_head(specs[-1], head)
     total = sum(math.prod(s.shape) for s in specs) * DTYPES[args.dtype][2]
     with tqdm(total=total, unit="B", unit_scale=True, desc="model.safetensors", disable=None) as bar:
-        write_checkpoint(args.out, specs, lambda spec: spec.blocks(args.seed), args.dtype, args.shards, bar.update)
+        write_checkpoint(
+            args.out, specs, lambda spec: spec.blocks(args.seed, args.device), args.dtype, args.shards, bar.update
+        )
     _save_state(speech / "flow.pt", speech_weights.flow(sizes.flow), args.seed)
     _save_state(speech / "hift.pt", speech_weights.hift(sizes.hift), args.seed)
     (speech / "flow.yaml").write_text(speech_weights.flow_yaml(sizes.flow), encoding="utf-8")
@@ -65,7 +75,13 @@ def run(args: argparse.Namespace) -> int:
         ("preprocessor_config.json", configuration.preprocessor(sizes)),
         (
             "tiny_info.json",
-            {"seed": args.seed, "dims": dataclasses.asdict(sizes), "shards": args.shards, "dtype": args.dtype},
+            {
+                "seed": args.seed,
+                "dims": dataclasses.asdict(sizes),
+                "shards": args.shards,
+                "dtype": args.dtype,
+                "drawn_on": args.device,
+            },
         ),
     ):
         (args.out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

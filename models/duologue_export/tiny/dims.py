@@ -1,4 +1,4 @@
-"""Sizes of a random checkpoint: one dataclass per sub-module, three presets, and JSON files that override a preset."""
+"""Sizes of a random checkpoint: one dataclass per sub-module, presets, and JSON files that override a preset."""
 
 import dataclasses
 import json
@@ -108,6 +108,46 @@ class Dims:
     calibrate: bool = True
 
 
+def with_layers(dims: Dims, most: int) -> Dims:
+    """The same widths with at most `most` layers of each kind."""
+    counts = {
+        "llm": ("layers",),
+        "apm": ("layers",),
+        "vision": ("layers",),
+        "tts": ("layers",),
+        "flow": ("blocks", "up_blocks", "dit_depth"),
+        "frontend": ("s3_layers",),
+    }
+    parts = {}
+    for part, names in counts.items():
+        sizes = getattr(dims, part)
+        parts[part] = dataclasses.replace(sizes, **{name: min(most, getattr(sizes, name)) for name in names})
+    return dataclasses.replace(dims, **parts)
+
+
+# Sizes of MiniCPM-o 4.5: Qwen3-8B, 27 SigLIP layers less the last, Whisper-medium, a Llama of 20 layers for speech, and
+# the token2wav of CosyVoice 2 with its speech tokenizer and speaker network.
+RELEASE = Dims(
+    llm=LlmDims(hidden=4096, layers=36, heads=32, kv_heads=8, head_dim=128, ffn=12288, vocab=151748),
+    apm=ApmDims(hidden=1024, layers=24, heads=16),
+    vision=VisionDims(hidden=1152, layers=26, heads=16, ffn=4304),
+    tts=TtsDims(hidden=768, layers=20, heads=12, ffn=3072, text_vocab=152064),
+    flow=FlowDims(
+        width=512,
+        heads=8,
+        ffn=2048,
+        blocks=6,
+        up_blocks=4,
+        dit_width=512,
+        dit_heads=8,
+        dit_head_dim=64,
+        dit_depth=16,
+    ),
+    hift=HiftDims(base=512, f0_width=512),
+    frontend=FrontendDims(s3_width=1280, s3_layers=6, campplus_width=512),
+    calibrate=False,
+)
+
 PRESETS = {
     "default": Dims(),
     # Other counts and widths everywhere; in particular heads * head_dim differs from the width in LLM and DiT.
@@ -132,28 +172,10 @@ PRESETS = {
         frontend=FrontendDims(s3_width=192, s3_layers=3, campplus_width=48),
         merges=760,
     ),
-    # The widths of the 9 B release with two layers of each kind: for memory measurements of the exporter, about 6 GB
-    # in bf16.
-    "wide2": Dims(
-        llm=LlmDims(hidden=4096, layers=2, heads=32, kv_heads=8, head_dim=128, ffn=12288, vocab=151748),
-        apm=ApmDims(hidden=1024, layers=2, heads=16),
-        vision=VisionDims(hidden=1152, layers=2, heads=16, ffn=4304),
-        tts=TtsDims(hidden=768, layers=2, heads=12, ffn=3072, text_vocab=152064),
-        flow=FlowDims(
-            width=512,
-            heads=8,
-            ffn=2048,
-            blocks=2,
-            up_blocks=2,
-            dit_width=512,
-            dit_heads=8,
-            dit_head_dim=64,
-            dit_depth=2,
-        ),
-        hift=HiftDims(base=512, f0_width=512),
-        frontend=FrontendDims(s3_width=1280, s3_layers=2, campplus_width=512),
-        calibrate=False,
-    ),
+    # The sizes of the release: 18 GB in bf16. For measurements at true shapes.
+    "release": RELEASE,
+    # Its widths with two layers of each kind, about 4.4 GB: for memory measurements of the exporter.
+    "wide2": with_layers(RELEASE, 2),
 }
 
 

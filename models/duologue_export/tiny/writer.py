@@ -65,6 +65,6 @@ def _write_file(path: Path, specs: list[TensorSpec], blocks: Callable, dtype: st
         file.write(struct.pack("<Q", len(text)) + text)
         for spec in specs:
             for block in blocks(spec):
-                data = block.to(torch_type).contiguous().view(torch.uint8).numpy()
+                data = block.to(torch_type).contiguous().cpu().view(torch.uint8).numpy()
                 file.write(data.data)
                 advance(data.nbytes)

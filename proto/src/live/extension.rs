@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    forced_schedule::ForcedSchedule,
     payload::Base64,
     wire::{ErrorCode, Limits, WireError, at_most, within},
 };
@@ -37,6 +38,9 @@ pub struct SessionExtension {
     /// Send `duologue.*` events; the default is yes for a client that sends this object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub units: Option<bool>,
+    /// Measurements only: when the model listens and speaks. Refused unless the server allows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forced_schedule: Option<ForcedSchedule>,
 }
 
 impl SessionExtension {
@@ -167,6 +171,9 @@ pub struct StartedExtension {
     pub voices: Vec<String>,
     /// Ends of the session.
     pub limits: SessionLimits,
+    /// The pattern that is forced on the model; missing when it chooses freely.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forced_schedule: Option<ForcedSchedule>,
 }
 
 /// Which model answers.

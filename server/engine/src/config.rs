@@ -44,5 +44,6 @@ pub fn session_defaults(manifest: &Manifest, mode: Mode, seed: u64) -> SessionCo
         max_chars: manifest.duplex.max_chars_per_unit,
         speech,
         seed,
+        schedule: None,
     }
 }

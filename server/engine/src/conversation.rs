@@ -36,6 +36,8 @@ pub struct FinishedUnit {
     pub codes: Vec<u32>,
     /// Speech side.
     pub speech: SpeechTimings,
+    /// From the complete chunk to the first samples of its speech; none in a unit without sound.
+    pub first_sound: Option<Duration>,
     /// From the complete chunk to the finalized unit with its last audio.
     pub unit_time: Duration,
 }
@@ -60,6 +62,7 @@ struct Pending {
     samples: Vec<i16>,
     codes: Vec<u32>,
     speech: SpeechTimings,
+    first_sound: Option<Duration>,
     /// No more speech will come: all of it is there, or it was interrupted.
     speech_done: bool,
 }
@@ -155,10 +158,10 @@ impl Conversation {
     pub fn finish_unit(&mut self) -> Result<FinishedUnit, EngineError> {
         loop {
             let pending = self.pending.take_if(|pending| pending.complete());
-            if let Some(Pending { begin, report, samples, codes, speech, .. }) = pending {
+            if let Some(Pending { begin, report, samples, codes, speech, first_sound, .. }) = pending {
                 let report = *report.expect("a complete unit has its report. This is a bug.");
                 self.turn_open = report.end.turn_open;
-                return Ok(FinishedUnit { report, samples, codes, speech, unit_time: begin.elapsed() });
+                return Ok(FinishedUnit { report, samples, codes, speech, first_sound, unit_time: begin.elapsed() });
             }
             assert!(self.pending.is_some(), "no unit was started. This is a bug.");
             self.wait()?;
@@ -193,7 +196,15 @@ impl Conversation {
 impl Pending {
     fn new(begin: Instant) -> Self {
         let speech = SpeechTimings::default();
-        Self { begin, report: None, samples: Vec::new(), codes: Vec::new(), speech, speech_done: false }
+        Self {
+            begin,
+            report: None,
+            samples: Vec::new(),
+            codes: Vec::new(),
+            speech,
+            first_sound: None,
+            speech_done: false,
+        }
     }
 
     fn complete(&self) -> bool {
@@ -208,6 +219,9 @@ impl Pending {
             }
             Event::Flush { .. } => self.speech_done = true,
             Event::Speech(piece) => {
+                if self.first_sound.is_none() && !piece.samples.is_empty() {
+                    self.first_sound = Some(self.begin.elapsed());
+                }
                 self.samples.extend(piece.samples);
                 self.codes = piece.codes;
                 self.speech.tts += piece.timings.tts;

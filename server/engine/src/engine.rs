@@ -192,7 +192,7 @@ impl Engine {
         let source_noise = vocoder.source_noise.filter(|_| options.source_noise);
         let speech = config.speech.as_ref().map(|speech| {
             Box::new(SpeechSession {
-                turn: SpeechTurn::new(config.mode, speech),
+                turn: SpeechTurn::new(config.mode, speech, config.schedule.as_ref()),
                 sampler: CodeSampler::new(speech.sampling.clone(), config.seed),
                 mode: config.mode,
                 options: StreamOptions { source_noise, ..vocoder },

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Schedule;
+
 /// A setting that cannot work, by name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("setting {setting}: {problem}")]
@@ -273,6 +275,9 @@ pub struct SessionConfig {
     pub speech: Option<Speech>,
     /// Seed of the text and the code draws.
     pub seed: u64,
+    /// When to listen and to speak, in place of the model; measurements only. `force_listen_count` and `max_chars` then count
+    /// for nothing.
+    pub schedule: Option<Schedule>,
 }
 
 impl SessionConfig {
@@ -290,6 +295,10 @@ impl SessionConfig {
         if let Some(speech) = &self.speech {
             speech.sampling.validate()?;
             speech.rules.validate()?;
+        }
+        if let Some(schedule) = &self.schedule {
+            let codes_per_unit = self.speech.as_ref().map(|speech| speech.sampling.codes_per_unit);
+            schedule.validate(self.max_new_speak_tokens, codes_per_unit)?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::candidates::SampleError;
 use crate::config::{ConfigError, Mode, SessionConfig};
 use crate::heard::WordCut;
 use crate::sampler::{Scratch, TextSampler};
+use crate::schedule::{Choice, Schedule};
 use crate::tokens::{TextDecoder, TokenIds, Tokens};
 use crate::window::{CacheEdit, UnitRecord, UnitWindow, WindowState};
 
@@ -176,6 +177,7 @@ pub struct Dialogue {
     max_steps: usize,
     max_chars: usize,
     previous_marker: String,
+    schedule: Option<Schedule>,
     ids: TokenIds,
     sampler: TextSampler,
     window: UnitWindow,
@@ -199,6 +201,7 @@ impl Dialogue {
             max_steps: config.max_new_speak_tokens,
             max_chars: config.max_chars,
             previous_marker: config.previous_marker.clone(),
+            schedule: config.schedule,
             ids: tokens.tokens,
             sampler: TextSampler::new(config.sampling.clone(), tokens, config.seed),
             window: UnitWindow::new(config.window.clone(), tokens),
@@ -225,7 +228,7 @@ impl Dialogue {
     /// The unit's input is in the cache. With `force_listen` an open turn is closed first by feeding `<|turn_eos|>`.
     pub fn start(&mut self, force_listen: bool) -> Step {
         assert!(matches!(self.phase, Phase::Prefill), "start before begin_unit. This is a bug.");
-        let forced = force_listen || self.units_started < self.force_listen_count;
+        let forced = force_listen || (self.schedule.is_none() && self.units_started < self.force_listen_count);
         self.units_started = self.units_started.saturating_add(1);
         let mut draft = Draft { tokens: Vec::with_capacity(self.max_steps + 1), ..Draft::default() };
         if force_listen && self.turn_open {
@@ -259,7 +262,7 @@ impl Dialogue {
                 if draft.step + 1 == self.max_steps {
                     return Ok(self.end_with_choice(draft, self.ids.chunk_eos, EndedBy::MaxTokens, Some(text)));
                 }
-                let decoded = self.sampler.decode(logits, scratch)?;
+                let decoded = self.decode(&draft, logits, scratch)?;
                 Ok(self.choose(draft, decoded, text))
             }
             Phase::ForcedClose(draft) => {
@@ -334,6 +337,23 @@ impl Dialogue {
         draft
     }
 
+    /// The model's choice, or what a schedule puts in its place. The sampler looks at the logits either way: a forced choice
+    /// must not cost less than a free one.
+    fn decode(&mut self, draft: &Draft, logits: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
+        let Some(schedule) = &self.schedule else {
+            return self.sampler.decode(logits, scratch);
+        };
+        let forced = match schedule.choice(self.units_started - 1, draft.step, self.turn_open) {
+            Choice::Word => return self.sampler.decode_word(logits, scratch),
+            Choice::Listen => self.ids.listen,
+            Choice::Speak => self.ids.speak,
+            Choice::TurnEos => self.ids.turn_eos,
+            Choice::ChunkEos => self.ids.chunk_eos,
+        };
+        self.sampler.decode(logits, scratch)?;
+        Ok(forced)
+    }
+
     /// One round of the reference's loop after `decode` (modeling_minicpmo_unified.py:5056-5121).
     fn choose(&mut self, mut draft: Draft, decoded: u32, text: &dyn TextDecoder) -> Step {
         draft.decoded.push(decoded);
@@ -355,7 +375,7 @@ impl Dialogue {
         let speaks = draft.step != 0;
         if speaks {
             draft.speech_ids.push(token);
-            let too_long = text.decode(&draft.speech_ids).chars().count() >= self.max_chars;
+            let too_long = text.decode(&draft.speech_ids).chars().count() >= self.max_chars && self.schedule.is_none();
             draft.speech_ids.pop();
             if too_long {
                 // A rejected token opens the turn too (line 5081).

@@ -19,6 +19,7 @@ pub mod core;
 pub mod dialogue;
 mod heard;
 pub mod sampler;
+pub mod schedule;
 pub mod speech;
 pub mod tokens;
 pub mod window;
@@ -37,6 +38,7 @@ pub use core::{
 pub use dialogue::{Dialogue, EndedBy, Finalized, SpeechOrder, Step, TurnReset, UnitEnd};
 pub use heard::{HeardUnit, SpokenUnits, WordCut};
 pub use sampler::{Scratch, TextSampler};
+pub use schedule::Schedule;
 pub use speech::{ChunkEnd, CodePlan, PlanRequest, SpeechError, SpeechTurn, VocoderCall};
 pub use tokens::{TextDecoder, TokenIds, Tokens};
 pub use window::{CacheEdit, UnitWindow, WindowState};

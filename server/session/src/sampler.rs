@@ -28,6 +28,8 @@ pub struct TextSampler {
     turn_eos: u32,
     eos: u32,
     forbidden: Vec<u32>,
+    /// Tokens that are no words.
+    special: Vec<u32>,
     /// The last `repetition_window` choices, oldest first.
     history: VecDeque<u32>,
     random: ChaCha8Rng,
@@ -43,6 +45,7 @@ impl TextSampler {
             turn_eos: ids.turn_eos,
             eos: ids.eos,
             forbidden: tokens.forbidden_ids.clone(),
+            special: tokens.without_words(),
             history: VecDeque::with_capacity(rules.repetition_window.min(4096)),
             random: ChaCha8Rng::seed_from_u64(seed),
             rules,
@@ -75,6 +78,26 @@ impl TextSampler {
                 return Ok(self.eos);
             }
         }
+        self.choose(scores, candidates)
+    }
+
+    /// As [`Self::decode`], but the choice is a word whatever the model prefers: neither the raw test nor the listen rules have a
+    /// say, and no special token can be chosen.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_word(&mut self, logits: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
+        let Scratch { scores, candidates } = scratch;
+        candidates::copy_checked(logits, self.vocab, scores)?;
+        self.apply_penalties(logits, scores);
+        for &token in &self.special {
+            scores[token as usize] = f32::NEG_INFINITY;
+        }
+        self.choose(scores, candidates)
+    }
+
+    /// The last step: chooses, and remembers the choice.
+    fn choose(&mut self, scores: &mut [f32], candidates: &mut Vec<Candidate>) -> Result<u32, SampleError> {
         let token = match self.rules.decode_mode {
             DecodeMode::Greedy => candidates::argmax(scores)?,
             DecodeMode::Sampling => self.draw(scores, candidates)?,

@@ -5,6 +5,7 @@
 
 use crate::config::{Mode, Speech, SpeechRules};
 use crate::dialogue::TurnReset;
+use crate::schedule::Schedule;
 
 /// New codes that start a call in live mode: the first and the second call of a turn; later ones are full.
 /// The first counts the look-ahead, so that a reply begins after half a unit's codes and not after all of them.
@@ -93,6 +94,8 @@ pub struct SpeechTurn {
     mode: Mode,
     rules: SpeechRules,
     codes_per_unit: usize,
+    /// Every unit has all its codes: a schedule says how many.
+    scheduled: bool,
     /// Codes not yet turned into audio: the silence in front of a turn, what a call left as look-ahead, new ones.
     buffer: Vec<u32>,
     /// Rows of the turn in the TTS cache.
@@ -105,12 +108,13 @@ pub struct SpeechTurn {
 }
 
 impl SpeechTurn {
-    /// A session that has not spoken yet. `speech` is validated by the caller.
-    pub fn new(mode: Mode, speech: &Speech) -> Self {
+    /// A session that has not spoken yet. `speech` and `schedule` are validated by the caller.
+    pub fn new(mode: Mode, speech: &Speech, schedule: Option<&Schedule>) -> Self {
         let rules = speech.rules.clone();
         let mut turn = Self {
             mode,
-            codes_per_unit: speech.sampling.codes_per_unit,
+            codes_per_unit: schedule.map_or(speech.sampling.codes_per_unit, |schedule| schedule.codes),
+            scheduled: schedule.is_some(),
             buffer: Vec::with_capacity(2 * (rules.chunk_tokens + rules.lookahead)),
             rules,
             text_start_pos: 0,
@@ -146,7 +150,7 @@ impl SpeechTurn {
             self.text_start_pos = 0;
         }
         let max_new = self.codes_per_unit + 1;
-        let may_end_early = end_of_turn || self.text_start_pos == 0;
+        let may_end_early = (end_of_turn || self.text_start_pos == 0) && !self.scheduled;
         self.phase = Phase::Chunk { condition_len, codes: 0, end_of_turn };
         Ok(CodePlan {
             min_new: if may_end_early { 0 } else { max_new },

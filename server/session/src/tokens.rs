@@ -88,6 +88,16 @@ impl TokenIds {
 }
 
 impl Tokens {
+    /// Every id of the logits that stands for no text: the named ones, the tokenizer's special ones and the forbidden ones.
+    pub(crate) fn without_words(&self) -> Vec<u32> {
+        let named = self.tokens.named().into_iter().map(|(_, id)| id);
+        let mut ids: Vec<u32> = named.chain(self.special_ids.iter().chain(&self.forbidden_ids).copied()).collect();
+        ids.retain(|&id| (id as usize) < self.vocab);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Checks that every id lies inside the vocabulary and that `<|chunk_eos|>` is forbidden to text sampling.
     ///
     /// # Errors

@@ -208,6 +208,7 @@ fn config(golden: &Golden) -> SessionConfig {
             },
         }),
         seed: 0,
+        schedule: None,
     }
 }
 
@@ -317,7 +318,7 @@ fn replay(session: &str) {
     assert_eq!(text.encode(&config.previous_marker), golden.prompt.marker_ids);
 
     let mut dialogue = Dialogue::new(&config, &tokens).expect("the golden configuration is valid");
-    let mut turn = SpeechTurn::new(config.mode, config.speech.as_ref().expect("golden sessions speak"));
+    let mut turn = SpeechTurn::new(config.mode, config.speech.as_ref().expect("golden sessions speak"), None);
     let prefix = golden.kv_after_prepare - golden.prompt.suffix_ids.len();
     dialogue.prepared(prefix, golden.prompt.suffix_ids.clone(), &text);
     assert_eq!(dialogue.window_state().preserve, golden.system_preserve_length);

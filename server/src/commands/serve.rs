@@ -20,7 +20,7 @@ use duologue_transport::record::{Shelf, ShelfLimits};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
-use crate::backend::EngineBackend;
+use crate::backend::{BackendSetup, EngineBackend};
 use crate::config::{ConfigArgs, ServeConfig};
 use crate::host::{RuntimeArgs, open_bundle};
 use crate::traces::Traces;
@@ -53,6 +53,9 @@ pub fn run(args: &Args) -> Result<()> {
     let manifest = model.bundle.manifest();
     let device = model.runtime.device().to_string();
     metrics::build_info(env!("CARGO_PKG_VERSION"), &manifest.name, &manifest.precision, &device);
+    if config.bench.forced_schedules {
+        say!("Clients may force a schedule on the model (bench.forced_schedules): for measurements, not for people.");
+    }
     let manager = model.manager(config)?;
     let settings = settings(config, args.demo_static.as_deref())?;
     let tls = match config.certificate().map_err(|problem| anyhow::anyhow!("{}: {}", problem.field, problem.reason))? {
@@ -105,7 +108,9 @@ impl Model {
 
     /// Starts the engine.
     pub fn manager(self, config: &ServeConfig) -> Result<SessionManager> {
-        let backend = EngineBackend::start(&self.runtime, &self.bundle, config.slots, self.detector)?;
+        let Self { runtime, bundle, detector } = self;
+        let setup = BackendSetup { slots: config.slots, detector, forced_schedules: config.bench.forced_schedules };
+        let backend = EngineBackend::start(&runtime, &bundle, setup)?;
         Ok(SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?)
     }
 }

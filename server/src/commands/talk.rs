@@ -9,7 +9,7 @@ use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareW
 use duologue_model::manifest::Weights;
 use duologue_model::{Bundle, Runtime};
 use duologue_proto::timeline::{Decision, TimelineEvent, UnitLine};
-use duologue_session::{Mode, TextDecoder};
+use duologue_session::{Mode, Schedule, SessionConfig, TextDecoder};
 
 use super::say;
 use super::timeline::{Timeline, session_line, unit_line};
@@ -38,6 +38,10 @@ pub struct Args {
     /// Seed of all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// For measurements: listen and speak by this pattern and not as the model likes, such as
+    /// listen=1,speak=3,tokens=5,codes=25 (units, units, words and audio tokens of a speaking unit)
+    #[arg(long, value_name = "PATTERN")]
+    schedule: Option<Schedule>,
     /// Reply, 24 kHz mono
     #[arg(long, value_name = "WAV")]
     output: PathBuf,
@@ -67,7 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
         ModeArg::Fidelity => Mode::Fidelity,
         ModeArg::Live => Mode::Live,
     };
-    let config = session_defaults(&manifest, mode, args.seed);
+    let config = SessionConfig { schedule: args.schedule, ..session_defaults(&manifest, mode, args.seed) };
     let prompt = manifest.prompt.clone();
     let system_prompt = args.system_prompt.as_ref().unwrap_or(&prompt.default_system_prompt);
     let encode = |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", system_prompt));
@@ -85,7 +89,10 @@ pub fn run(args: &Args) -> Result<()> {
     let mut conversation = Conversation::begin(&engine, &config, options)?;
     let mut timeline = Timeline::create(args.timeline.as_deref())?;
     announce(&bundle, &runtime);
-    timeline.write(&session_line(&manifest, &runtime, mode, conversation.prepared()))?;
+    if let Some(schedule) = &args.schedule {
+        say!("forced schedule {schedule}: it speaks when it is told to, not when the model chooses.");
+    }
+    timeline.write(&session_line(&manifest, &runtime, &config, conversation.prepared()))?;
 
     let chunk = manifest.duplex.sample_rate_hz as usize * manifest.duplex.chunk_ms as usize / 1000;
     let chunk_s = f64::from(manifest.duplex.chunk_ms) / 1e3;

@@ -7,22 +7,34 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use duologue_engine::FinishedUnit;
 use duologue_model::{Manifest, Runtime};
+use duologue_proto::forced_schedule::ForcedSchedule;
 use duologue_proto::timeline::{Decision, TimelineEvent, UnitCost, UnitLine};
-use duologue_session::{Mode, PreparedReport};
+use duologue_session::{Mode, PreparedReport, SessionConfig};
 
 /// The first line.
-pub fn session_line(manifest: &Manifest, runtime: &Runtime, mode: Mode, prepared: PreparedReport) -> TimelineEvent {
+pub fn session_line(
+    manifest: &Manifest,
+    runtime: &Runtime,
+    config: &SessionConfig,
+    prepared: PreparedReport,
+) -> TimelineEvent {
     TimelineEvent::Session {
         bundle: manifest.name.clone(),
         weights: manifest.weights.to_string(),
         precision: manifest.precision.clone(),
         device: runtime.device().to_string(),
-        mode: match mode {
+        mode: match config.mode {
             Mode::Fidelity => "fidelity".to_owned(),
             Mode::Live => "live".to_owned(),
         },
         prompt_tokens: prepared.kv_len,
         prepare_ms: prepared.took.as_secs_f64() * 1e3,
+        forced_schedule: config.schedule.map(|schedule| ForcedSchedule {
+            listen: schedule.listen,
+            speak: schedule.speak,
+            tokens: schedule.tokens as u32,
+            codes: schedule.codes as u32,
+        }),
     }
 }
 

@@ -300,6 +300,14 @@ impl OtlpConfig {
     }
 }
 
+/// `[bench]`: what only measurements need.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BenchConfig {
+    /// Clients may say when the model listens and speaks.
+    pub forced_schedules: bool,
+}
+
 /// A type written as it prints.
 pub mod as_text {
     use std::fmt::Display;

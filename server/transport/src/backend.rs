@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use duologue_audio::Pcm;
 use duologue_session::barge_in::VoiceFrame;
-use duologue_session::{Duplex, Input, Mode, WindowMode, Work};
+use duologue_session::{Duplex, Input, Mode, Schedule, WindowMode, Work};
 
 /// Called from any thread when a session has news; must be cheap and must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -107,6 +107,8 @@ pub struct BackendInfo {
     pub default_instructions: String,
     /// Length of the LLM cache.
     pub context_tokens: usize,
+    /// Clients may force a schedule on the model, for measurements.
+    pub forced_schedules: bool,
 }
 
 /// Who decides that the model stops speaking.
@@ -194,6 +196,8 @@ pub struct SessionRequest {
     pub force_listen_units: Option<u32>,
     /// Who stops speech.
     pub barge_in: BargeInMode,
+    /// When the model listens and speaks, in its place; only where [`BackendInfo::forced_schedules`] says so.
+    pub schedule: Option<Schedule>,
 }
 
 impl Default for SessionRequest {
@@ -207,6 +211,7 @@ impl Default for SessionRequest {
             window: None,
             force_listen_units: None,
             barge_in: BargeInMode::Voice,
+            schedule: None,
         }
     }
 }

@@ -50,6 +50,7 @@ fn info() -> BackendInfo {
         suggestions: vec![],
         default_instructions: String::new(),
         context_tokens: 8192,
+        forced_schedules: true,
     }
 }
 

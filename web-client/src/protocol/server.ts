@@ -15,6 +15,7 @@ const started = object({
   recording_id: nullable(string),
   voices: list(string),
   limits: object({ max_session_s: number, idle_s: number }),
+  forced_schedule: optional(object({ listen: number, speak: number, tokens: number, codes: number })),
 });
 export type StartedExtension = Infer<typeof started>;
 

@@ -1,5 +1,7 @@
 //! The unit loop rule by rule on scripted choices. The golden sessions are in tests/replay.rs.
 
+mod schedule;
+
 use super::*;
 use crate::config::{DecodeMode, Sampling, Speech, SpeechRules, SpeechSampling, Window, WindowMode};
 
@@ -46,7 +48,7 @@ fn tokens() -> Tokens {
             audio_end: 15,
             eos: 16,
         },
-        special_ids: (0..17).collect(),
+        special_ids: (0..32).collect(),
         special_texts: Vec::new(),
         forbidden_ids: vec![10, CHUNK_EOS],
     }
@@ -99,6 +101,7 @@ fn config(mode: Mode) -> SessionConfig {
             },
         }),
         seed: 0,
+        schedule: None,
     }
 }
 

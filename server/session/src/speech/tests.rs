@@ -1,39 +1,43 @@
 //! Plans, call boundaries and what is heard of a turn's start, in both modes. The golden sessions are in tests/replay.rs.
 
 use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::code_sampler::{CodeSampler, CodeStep};
 use crate::config::SpeechSampling;
 
 const LOOKAHEAD: usize = 3;
 const HELD_BACK: usize = 3840;
 const PER_CODE: usize = 960;
 
-fn turn(mode: Mode) -> SpeechTurn {
-    SpeechTurn::new(
-        mode,
-        &Speech {
-            sampling: SpeechSampling {
-                codes: 6562,
-                eos: 6561,
-                greedy: true,
-                temperature: 0.8,
-                repetition_penalty: 1.05,
-                repetition_window: 16,
-                codes_per_unit: 25,
-                filter: None,
-            },
-            rules: SpeechRules {
-                silence_token: 4218,
-                silence_prefix: 3,
-                lookahead: LOOKAHEAD,
-                chunk_tokens: 25,
-                flush_tokens: 5,
-                samples_per_code: PER_CODE,
-                held_back_samples: HELD_BACK,
-            },
+fn speech() -> Speech {
+    Speech {
+        sampling: SpeechSampling {
+            codes: 6562,
+            eos: 6561,
+            greedy: true,
+            temperature: 0.8,
+            repetition_penalty: 1.05,
+            repetition_window: 16,
+            codes_per_unit: 25,
+            filter: None,
         },
-    )
+        rules: SpeechRules {
+            silence_token: 4218,
+            silence_prefix: 3,
+            lookahead: LOOKAHEAD,
+            chunk_tokens: 25,
+            flush_tokens: 5,
+            samples_per_code: PER_CODE,
+            held_back_samples: HELD_BACK,
+        },
+    }
+}
+
+fn turn(mode: Mode) -> SpeechTurn {
+    SpeechTurn::new(mode, &speech(), None)
 }
 
 fn request(cache_len: usize, end_of_turn: bool) -> PlanRequest {
@@ -156,6 +160,41 @@ fn a_wordless_turn_is_silence_in_fidelity_and_nothing_in_live_mode() {
     assert_eq!(end.calls, [VocoderCall { tokens: vec![4218; 3], last: true, skip_samples: 0 }]);
     let (_, end) = unit(&mut turn(Mode::Live), &[], true);
     assert_eq!((end.calls.len(), end.reset), (0, TurnReset::All));
+}
+
+proptest! {
+    /// Whatever the scores, every unit of a scheduled session has its number of codes: no eos before, none needed after.
+    #[test]
+    fn a_scheduled_unit_has_its_codes(codes in 1usize..26, units in 1usize..5, greedy: bool, seed: u64) {
+        let speech = Speech { sampling: SpeechSampling { codes: 40, eos: 39, greedy, ..speech().sampling }, ..speech() };
+        let schedule = Schedule { listen: 1, speak: units as u32, tokens: 4, codes };
+        let mut turn = SpeechTurn::new(Mode::Live, &speech, Some(&schedule));
+        let mut sampler = CodeSampler::new(speech.sampling, seed);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for unit in 1..=units {
+            let at = turn.text_start_pos();
+            let end_of_turn = unit == units;
+            sampler.start(
+                turn.plan(PlanRequest { condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap(),
+            );
+            let mut fed = 0;
+            loop {
+                let logits: Vec<f32> = (0..40).map(|_| random.random_range(-10.0..10.0)).collect();
+                let CodeStep::Feed { code, last } = sampler.advance(&logits).unwrap() else {
+                    return Err(TestCaseError::fail("the eos was chosen"));
+                };
+                prop_assert!(code < 39);
+                turn.push(&[code]);
+                fed += 1;
+                if last {
+                    break;
+                }
+            }
+            prop_assert_eq!(fed, codes);
+            turn.finish();
+            prop_assert_eq!(turn.text_start_pos(), if end_of_turn { 0 } else { unit * (5 + codes) });
+        }
+    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub fn session_request(prepare: &Prepare, backend: &dyn Backend) -> Result<Sessi
         window: None,
         force_listen_units: Some(config.force_listen_count),
         barge_in: BargeInMode::Model,
+        schedule: None,
     })
 }
 
@@ -182,6 +183,7 @@ mod tests {
             suggestions: vec![],
             default_instructions: "Be a shelf.".into(),
             context_tokens: 8192,
+            forced_schedules: false,
         })
     }
 

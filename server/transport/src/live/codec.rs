@@ -454,6 +454,7 @@ fn resource(session: &LiveSession<'_>) -> SessionResource {
             recording_id: session.recording_id.clone(),
             voices: info.voices.clone(),
             limits: SessionLimits { max_session_s: limits.session.as_secs_f64(), idle_s: limits.idle.as_secs_f64() },
+            forced_schedule: config.duologue.as_ref().and_then(|extension| extension.forced_schedule),
         }),
     }
 }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use duologue_audio::wav;
+use duologue_proto::forced_schedule::ForcedSchedule;
 use duologue_proto::live::{self, BUILT_IN_VOICES, InitialRole, SamplingOverrides, SamplingPreset, SessionConfig};
 use duologue_proto::wire::WireError;
-use duologue_session::{Mode, WindowMode};
+use duologue_session::{Mode, Schedule, WindowMode};
 
 use crate::backend::{BackendInfo, BargeInMode, SamplingChoice, SessionRequest, VoiceChoice};
 
 /// Translates `session`.
 ///
 /// # Errors
-/// [`WireError`] naming the field: an unknown voice, a reference that is no usable wav.
+/// [`WireError`] naming the field: an unknown voice, a reference that is no usable wav, a schedule that may not be forced.
 pub fn session_request(session: &SessionConfig, info: &BackendInfo) -> Result<SessionRequest, WireError> {
     let extension = session.duologue.clone().unwrap_or_default();
     let barge_in = match extension.barge_in.map(|barge_in| barge_in.mode) {
@@ -32,6 +33,7 @@ pub fn session_request(session: &SessionConfig, info: &BackendInfo) -> Result<Se
         }),
         force_listen_units: extension.force_listen_units,
         barge_in,
+        schedule: extension.forced_schedule.map(|schedule| forced(schedule, info)).transpose()?,
     })
 }
 
@@ -52,6 +54,17 @@ fn sampling(wishes: &SamplingOverrides) -> SamplingChoice {
         listen_prob_scale: number(wishes.listen_prob_scale),
         seed: wishes.seed,
     }
+}
+
+/// Whether its numbers fit the bundle is the backend's matter.
+fn forced(schedule: ForcedSchedule, info: &BackendInfo) -> Result<Schedule, WireError> {
+    if !info.forced_schedules {
+        let message = "this server lets its model choose when to speak; measure on one that was started with \
+                       bench.forced_schedules = true";
+        return Err(WireError::unsupported("session.duologue.forced_schedule", message));
+    }
+    let ForcedSchedule { listen, speak, tokens, codes } = schedule;
+    Ok(Schedule { listen, speak, tokens: tokens as usize, codes: codes as usize })
 }
 
 /// The system prompt, with earlier conversation behind it: the duplex prompt has no other place for text.

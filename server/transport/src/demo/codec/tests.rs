@@ -39,6 +39,7 @@ fn info() -> BackendInfo {
         suggestions: vec![],
         default_instructions: String::new(),
         context_tokens: 8192,
+        forced_schedules: false,
     }
 }
 
