@@ -58,7 +58,7 @@ impl Environment {
     pub fn look(arguments: impl Iterator<Item = String>, key: Option<&str>, server: ServerFacts) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).ok();
         Self {
-            began: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            began: now(),
             command: command(arguments, key),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: commit(),
@@ -71,6 +71,12 @@ impl Environment {
             bundle: None,
         }
     }
+}
+
+/// To the second.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
 }
 
 fn command(arguments: impl Iterator<Item = String>, key: Option<&str>) -> String {

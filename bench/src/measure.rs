@@ -130,9 +130,10 @@ pub struct ReplyRow {
 }
 
 impl ReplyRow {
-    /// From the complete unit to the first audio at the client.
+    /// From the complete unit to the first audio at the client. `None` also when sound came before: a server that is far
+    /// behind says the rest of an earlier reply under this one's number.
     pub fn ttfb_ms(&self) -> Option<f64> {
-        Some(self.arrived_ms? - self.ready_ms)
+        Some(self.arrived_ms? - self.ready_ms).filter(|ms| *ms >= 0.0)
     }
 }
 

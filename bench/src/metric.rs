@@ -116,10 +116,6 @@ metrics! {
 }
 
 impl Metric {
-    /// The stages of a unit, in the order of the computation.
-    pub const STAGES: [Self; 8] =
-        [Self::Mel, Self::Apm, Self::Vision, Self::Prefill, Self::Generate, Self::Tts, Self::Flow, Self::Hift];
-
     /// Its values under a load. A count has one value for each run.
     pub fn samples(self, rows: &Rows, load: Load) -> Vec<Sample> {
         match self {
@@ -154,6 +150,20 @@ impl Metric {
             Self::Cpu => of(&rows.usage, load, |row| (row.load, row.run), |row| row.usage.cpu_percent),
             _ => self.counts(rows, load),
         }
+    }
+
+    /// Real-time factor of a computation under a load: all its time by all the audio it covers, which is the user's for what
+    /// hears and decides, and the reply's for what makes sound.
+    pub fn rtf(self, rows: &Rows, load: Load) -> Option<f64> {
+        let sum = |samples: Vec<Sample>| samples.iter().map(|sample| sample.value).sum::<f64>();
+        let audio_ms = match self {
+            Self::Tts | Self::Flow | Self::Hift => sum(units(rows, load, |row| Some(row.sound_ms))),
+            Self::UnitTime | Self::Mel | Self::Apm | Self::Vision | Self::Prefill | Self::Generate => {
+                sum(units(rows, load, |_| Some(UNIT_MS)))
+            }
+            _ => return None,
+        };
+        (audio_ms > 0.0).then(|| sum(self.samples(rows, load)) / audio_ms)
     }
 
     fn counts(self, rows: &Rows, load: Load) -> Vec<Sample> {

@@ -64,6 +64,9 @@ pub struct Figure {
     pub load: Load,
     /// In numbers.
     pub summary: Summary,
+    /// Of what is computing: all its time by all the audio it covers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtf: Option<f64>,
 }
 
 impl ScenarioResult {
@@ -72,7 +75,8 @@ impl ScenarioResult {
         let loads = scenario.loads();
         let every = |&load: &Load| Metric::ALL.iter().map(move |&metric| (metric, load));
         let figure = |(metric, load): (Metric, Load)| {
-            Some(Figure { metric, load, summary: Summary::of(&metric.samples(&rows, load))? })
+            let summary = Summary::of(&metric.samples(&rows, load))?;
+            Some(Figure { metric, load, summary, rtf: metric.rtf(&rows, load) })
         };
         let figures = loads.iter().flat_map(every).filter_map(figure).collect();
         let gates = scenario.file.gates.iter();
@@ -85,8 +89,8 @@ impl ScenarioResult {
     }
 
     /// A metric's figure under a load.
-    pub fn figure(&self, metric: Metric, load: Load) -> Option<&Summary> {
-        self.figures.iter().find(|figure| figure.metric == metric && figure.load == load).map(|figure| &figure.summary)
+    pub fn figure(&self, metric: Metric, load: Load) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.metric == metric && figure.load == load)
     }
 }
 

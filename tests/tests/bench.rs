@@ -65,7 +65,7 @@ fn assert_complete(result: &ScenarioResult) {
     for metric in [Metric::Ttfa, Metric::Ttfb, Metric::Made, Metric::UnitTime, Metric::SpeakUnit, Metric::Connect] {
         assert!(result.figure(metric, Load::Sessions(1)).is_some(), "{metric}");
     }
-    assert_eq!(result.figure(Metric::Failed, Load::Sessions(1)).unwrap().sum, 0.0);
+    assert_eq!(result.figure(Metric::Failed, Load::Sessions(1)).unwrap().summary.sum, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,14 +24,15 @@ pub(super) fn timeline(result: &ScenarioResult) -> Option<String> {
     let units: Vec<&UnitRow> = result.rows.units.iter().filter(|unit| unit.place == place).collect();
     let seconds = (units.last()?.ready_ms / 1e3 + 1.0).min(MOST_S);
     let mut canvas = Canvas::new(WIDTH, 210.0);
-    let x = Axis::exact([0.0, seconds], [70.0, WIDTH - 50.0]);
+    let left = 74.0;
+    let x = Axis::exact([0.0, seconds], [left, WIDTH - 50.0]);
     let bar = |from_ms: f64, to_ms: f64| {
         let (from, to) = (x.at((from_ms / 1e3).min(seconds)), x.at((to_ms / 1e3).min(seconds)));
         (from, to - from)
     };
     canvas.axis_x(&x, 180.0, 14.0, " s");
-    for (name, at) in [("user", 28.0), ("reply", 58.0), ("unit time", 130.0)] {
-        canvas.text("label", Anchor::End, (62.0, at), name);
+    for (name, at) in [("user", 28.0), ("reply", 58.0), ("unit time", 84.0)] {
+        canvas.text("label", Anchor::End, (left - 8.0, at), name);
     }
     for said in result.rows.said.iter().filter(|said| said.place == place && said.first_voiced_ms < seconds * 1e3) {
         let (from, width) = bar(said.first_voiced_ms, said.last_voiced_ms);
@@ -54,9 +55,9 @@ pub(super) fn timeline(result: &ScenarioResult) -> Option<String> {
         );
     }
     let worst = units.iter().map(|unit| unit.unit_ms).fold(1.0, f64::max);
-    let y = Axis::from_zero(worst, [172.0, 86.0]);
-    canvas.axis_y(&y, 70.0, WIDTH - 50.0, "");
-    canvas.text("tick", Anchor::Start, (WIDTH - 44.0, 90.0), "ms");
+    let y = Axis::from_zero(worst, [172.0, 100.0]);
+    canvas.axis_y(&y, left, WIDTH - 50.0, "");
+    canvas.text("tick", Anchor::Start, (WIDTH - 44.0, 104.0), "ms");
     for unit in units.iter().filter(|unit| unit.ready_ms < seconds * 1e3) {
         let class = if unit.decision == Decision::Speak { "speak" } else { "listen" };
         let top = y.at(unit.unit_ms);
@@ -113,7 +114,7 @@ pub(super) fn sessions(result: &ScenarioResult) -> Option<String> {
         .filter_map(|&load| if let Load::Sessions(count) = load { Some((count as f64, load)) } else { None })
         .collect();
     let most = counts.iter().map(|(count, _)| *count).fold(0.0, f64::max);
-    let p95 = |metric, load| result.figure(metric, load).map(|summary| summary.p95);
+    let p95 = |metric, load| result.figure(metric, load).map(|figure| figure.summary.p95);
     let all = metrics.iter().flat_map(|&metric| counts.iter().filter_map(move |&(_, load)| p95(metric, load)));
     let worst = all.fold(f64::NAN, f64::max);
     if counts.len() < 2 || worst.is_nan() {

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::plot::escaped;
-use super::table::{cells, runs};
-use super::{Report, ScenarioResult, charts};
+use super::table::{HEAD, cells, runs};
+use super::{Figure, Report, ScenarioResult, charts};
 use crate::environment::Environment;
 use crate::metric::{Metric, Unit};
 use crate::scenario::Load;
@@ -40,12 +40,12 @@ fn environment(out: &mut String, environment: &Environment) {
         environment.memory_gib.map_or_else(String::new, |gib| format!("{gib:.0} GiB")),
         known(&environment.kernel)
     );
-    let place = if server.in_process { "in the bench's process" } else { "at" };
-    let mut told = vec![format!("{place} {}", server.address)];
+    let place = if server.in_process { "in the bench's process".to_owned() } else { format!("at {}", server.address) };
+    let mut told = vec![place];
     told.extend(server.onnxruntime.as_ref().map(|version| format!("ONNX Runtime {version}")));
     told.extend(server.provider.as_ref().map(|provider| format!("every graph on {provider}")));
     told.extend(server.threads.map(|threads| format!("{threads} thread(s) per graph")));
-    told.extend(server.slots.map(|slots| format!("{slots} slots")));
+    told.extend(server.slots.map(|slots| format!("slots for {slots}")));
     told.extend(
         server.voice_detector.map(|there| if there { "voice detector" } else { "no voice detector" }.to_owned()),
     );
@@ -102,7 +102,7 @@ fn section(out: &mut String, result: &ScenarioResult) {
     figure(
         out,
         "Units",
-        "the first conversation; units are drawn where their audio was complete, dark where the model speaks",
+        "the first conversation; units are drawn where their audio was complete, coloured where the model speaks",
         charts::timeline(result),
     );
     for &load in &result.loads {
@@ -119,21 +119,21 @@ fn figure(out: &mut String, title: &str, note: &str, drawing: Option<String>) {
 
 fn figures(out: &mut String, result: &ScenarioResult, load: Load) {
     let _ = write!(out, "<h3>{load}</h3><div class=\"scroll\"><table><tr><th></th>");
-    for head in ["n", "p50", "p95", "p99", "max", "p50 of runs", "p95 of runs"] {
+    for head in HEAD {
         let _ = write!(out, "<th>{head}</th>");
     }
     out.push_str("</tr>");
     for &metric in Metric::ALL.iter().filter(|metric| metric.unit() != Unit::Count) {
-        let Some(summary) = result.figure(metric, load).filter(|summary| summary.max > 0.0) else { continue };
+        let Some(figure) = result.figure(metric, load).filter(|figure| figure.summary.max > 0.0) else { continue };
         let _ = write!(out, "<tr><th title=\"{}\">{metric}</th>", escaped(metric.meaning()));
-        for cell in cells(metric.unit(), summary) {
+        for cell in cells(figure) {
             let _ = write!(out, "<td>{cell}</td>");
         }
         out.push_str("</tr>");
     }
     out.push_str("</table></div><p class=\"counts\">");
     for &metric in Metric::ALL.iter().filter(|metric| metric.unit() == Unit::Count) {
-        if let Some(summary) = result.figure(metric, load) {
+        if let Some(Figure { summary, .. }) = result.figure(metric, load) {
             let _ = write!(
                 out,
                 "<span title=\"{}\">{} <b>{:.0}</b></span>",

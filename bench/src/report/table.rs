@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Report, ScenarioResult};
+use super::{Figure, Report, ScenarioResult};
 use crate::environment::Environment;
 use crate::metric::{Metric, Unit};
 use crate::scenario::Load;
-use crate::statistics::Summary;
 
 /// A report as text, with a line end at its end.
 pub fn table(report: &Report) -> String {
@@ -52,24 +51,23 @@ fn environment(environment: &Environment) -> String {
 }
 
 fn of_load(out: &mut String, result: &ScenarioResult, load: Load) {
-    let head = ["n", "p50", "p95", "p99", "max", "p50 of runs", "p95 of runs"];
     let _ = write!(out, "  {:<17}", load.to_string());
-    for (name, width) in head.iter().zip(WIDTHS) {
+    for (name, width) in HEAD.iter().zip(WIDTHS) {
         let _ = write!(out, "{name:>width$}");
     }
     out.push('\n');
     let timed = Metric::ALL.iter().filter(|metric| metric.unit() != Unit::Count);
     for &metric in timed {
-        if let Some(summary) = result.figure(metric, load).filter(|summary| summary.max > 0.0) {
+        if let Some(figure) = result.figure(metric, load).filter(|figure| figure.summary.max > 0.0) {
             let _ = write!(out, "    {:<15}", metric.name());
-            for (cell, width) in cells(metric.unit(), summary).iter().zip(WIDTHS) {
+            for (cell, width) in cells(figure).iter().zip(WIDTHS) {
                 let _ = write!(out, "{cell:>width$}");
             }
             out.push('\n');
         }
     }
     let count = |&metric: &Metric| {
-        let summary = result.figure(metric, load)?;
+        let summary = result.figure(metric, load)?.summary;
         Some(format!("{} {:.0}", metric.name().replace('_', " "), summary.sum))
     };
     let counts: Vec<String> =
@@ -77,18 +75,23 @@ fn of_load(out: &mut String, result: &ScenarioResult, load: Load) {
     let _ = writeln!(out, "    {}", counts.join(", "));
 }
 
-const WIDTHS: [usize; 7] = [7, 10, 10, 10, 10, 20, 20];
+/// Heads of the columns of [`cells`].
+pub(super) const HEAD: [&str; 8] = ["n", "p50", "p95", "p99", "max", "RTF", "p50 of runs", "p95 of runs"];
+const WIDTHS: [usize; 8] = [6, 10, 10, 10, 10, 8, 20, 20];
 
-/// Count, quantiles, and their spread.
-pub(super) fn cells(unit: Unit, summary: &Summary) -> [String; 7] {
-    let show = |value| unit.show(value);
-    let range = |[low, high]: [f64; 2]| format!("{} .. {}", show(low), show(high));
+/// Count, quantiles, real-time factor, and the quantiles' spread over runs.
+pub(super) fn cells(figure: &Figure) -> [String; 8] {
+    let Figure { metric, summary, rtf, .. } = figure;
+    let show = |value| metric.unit().show(value);
+    let range =
+        |[low, high]: [f64; 2]| if low == high { show(low) } else { format!("{} .. {}", show(low), show(high)) };
     [
         summary.count.to_string(),
         show(summary.p50),
         show(summary.p95),
         show(summary.p99),
         show(summary.max),
+        rtf.map_or_else(String::new, |rtf| format!("{rtf:.3}")),
         range(summary.p50_of_runs),
         range(summary.p95_of_runs),
     ]

@@ -21,7 +21,7 @@ fn config() -> RtcConfig {
     RtcConfig { bind: vec![], ..RtcConfig::default() }
 }
 
-async fn client() -> Client {
+async fn new_client() -> Client {
     Client::new("127.0.0.1:0").await.unwrap()
 }
 
@@ -48,7 +48,7 @@ async fn connected() -> (Client, RtcPeer) {
 }
 
 async fn connected_with(config: &RtcConfig) -> (Client, RtcPeer) {
-    let mut client = client().await;
+    let mut client = new_client().await;
     let offer = client.offer().await.unwrap();
     let (mut peer, answer) = RtcPeer::answer(&offer, config).await.unwrap();
     client.accept(answer).await.unwrap();
@@ -243,7 +243,7 @@ fn reason(error: RtcError) -> String {
 
 #[tokio::test]
 async fn offers_that_cannot_be_answered_are_refused_with_the_reason() {
-    let offer = client().await.offer().await.unwrap();
+    let offer = new_client().await.offer().await.unwrap();
     let refused = async |offer: &str| reason(RtcPeer::answer(offer, &config()).await.map(|_| ()).unwrap_err());
     assert!(refused("").await.contains("v=0"));
     assert!(refused("garbage").await.contains("v=0"));
@@ -274,7 +274,7 @@ async fn offers_that_cannot_be_answered_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn candidates_that_trickle_in_are_limited() {
-    let mut client = client().await;
+    let mut client = new_client().await;
     let offer = client.offer().await.unwrap();
     let (peer, answer) = RtcPeer::answer(&offer, &config()).await.unwrap();
     assert!(answer.contains("a=candidate:"));
@@ -315,7 +315,7 @@ async fn the_last_message_arrives_and_the_port_is_free_after_a_close() {
     let (mut client, peer) = connected_with(&one_port(port)).await;
     client.opened().await.unwrap();
     assert!(UdpSocket::bind(("127.0.0.1", port)).is_err(), "the port is in use");
-    let mut second = client().await;
+    let mut second = new_client().await;
     let offer = second.offer().await.unwrap();
     let error = RtcPeer::answer(&offer, &one_port(port)).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, RtcError::NoPort { .. }), "{error}");
@@ -376,7 +376,7 @@ async fn dropping_a_peer_frees_its_port_and_the_client_notices() {
 
 #[tokio::test]
 async fn a_client_that_never_connects_is_given_up() {
-    let offer = client().await.offer().await.unwrap();
+    let offer = new_client().await.offer().await.unwrap();
     let config = RtcConfig { connect_timeout_s: 1, ..config() };
     let (mut peer, _) = RtcPeer::answer(&offer, &config).await.unwrap();
     assert_eq!(wait_for_end(&mut peer).await, Disconnect::NeverConnected);
