@@ -334,7 +334,7 @@ async fn the_last_message_arrives_and_the_port_is_free_after_a_close() {
         assert_eq!(message(&mut client).await, n.to_string());
     }
     client.close().await.unwrap();
-    second.close().await;
+    second.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
