@@ -86,7 +86,7 @@ step() {
 unpack() {
   local part
   for part in "$kit"/kit-*.tar.xz; do
-    [[ -e $part ]] || continue
+    [[ -e $part && ! -e $work/done/$(basename "$part") ]] || continue
     mkdir -p "$work/kit" && tar -xJf "$part" -C "$work/kit" && touch "$work/done/$(basename "$part")"
   done
   # Python's package looks for the providers in its own folder.
