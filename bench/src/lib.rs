@@ -4,7 +4,7 @@
 //! rows become figures, figures are held against gates.
 //!
 //! ```text
-//!  Scenario ──► run: loads, runs ──► conversation: Speaker ─ client ─ Listener ──► Rows ──► Report ──► table, JSON, HTML
+//!  Scenario ──► run: loads, runs ──► conversation: Speaker ─ Client ─ Player ──► Rows ──► Report ──► table, JSON, HTML
 //!  (scenario)   (run)                (user, client, player)                       (measure)  (metric, statistics, gates)
 //! ```
 //!

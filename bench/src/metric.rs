@@ -169,14 +169,10 @@ impl Metric {
     fn counts(self, rows: &Rows, load: Load) -> Vec<Sample> {
         let events = match self {
             Self::Gaps => replies(rows, load, |row| Some(row.gaps_ms.len() as f64)),
-            Self::MissedDeadlines => units(rows, load, |row| Some(f64::from(u8::from(row.missed)))),
-            Self::Unanswered => {
-                said(rows, load, |row| (!row.interrupts).then(|| f64::from(u8::from(row.answered_by.is_none()))))
-            }
-            Self::NotStopped => {
-                said(rows, load, |row| row.interrupts.then(|| f64::from(u8::from(row.barge_in_ms.is_none()))))
-            }
-            Self::Uncalled => replies(rows, load, |row| Some(f64::from(u8::from(uncalled(rows, row))))),
+            Self::MissedDeadlines => units(rows, load, |row| Some(f64::from(row.missed))),
+            Self::Unanswered => said(rows, load, |row| (!row.interrupts).then(|| f64::from(row.answered_by.is_none()))),
+            Self::NotStopped => said(rows, load, |row| row.interrupts.then(|| f64::from(row.barge_in_ms.is_none()))),
+            Self::Uncalled => replies(rows, load, |row| Some(f64::from(uncalled(rows, row)))),
             _ => vec![],
         };
         let sessions = rows.sessions.iter().filter(|row| row.place.load == load);
@@ -188,8 +184,8 @@ impl Metric {
             }
             runs[run].value += match self {
                 Self::DroppedUnits => row.dropped_units as f64,
-                Self::Failed => f64::from(u8::from(row.failed.is_some())),
-                Self::Refused => f64::from(u8::from(row.refused)),
+                Self::Failed => f64::from(row.failed.is_some()),
+                Self::Refused => f64::from(row.refused),
                 _ => 0.0,
             };
         }

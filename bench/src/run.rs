@@ -136,7 +136,7 @@ async fn talk(
     limit: Option<Duration>,
 ) -> Result<Conversation, BenchError> {
     // Two sessions draw alike only when they are the same session of the same run.
-    let number = (place.run as u64) << 32 | place.session as u64;
+    let number = ((place.run as u64) << 32) | place.session as u64;
     let mut random = ChaCha8Rng::seed_from_u64(scenario.file.seed);
     random.set_stream(number);
     let speaker = Speaker::new(&scenario, &mut random);
