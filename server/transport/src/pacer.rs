@@ -77,11 +77,13 @@ impl Pacer {
         self.pace = pace;
     }
 
-    /// Speech of reply `turn`, whose first sample is number `start` of it. The queue is bounded by the engine, which
-    /// makes a few seconds of speech per unit.
-    pub fn push(&mut self, now: Duration, turn: u32, start: u64, samples: Vec<i16>) {
+    /// Speech of reply `turn`, whose first sample is number `start` of it. `took`: what making a reply's first piece took
+    /// since its unit was complete. The second unit's first piece takes longer, as the vocoder waits for twice as many
+    /// codes, so the reply starts later by as much again. The queue is bounded by the engine, which makes a few seconds of
+    /// speech per unit.
+    pub fn push(&mut self, now: Duration, turn: u32, start: u64, samples: Vec<i16>, took: Duration) {
         if !samples.is_empty() {
-            let not_before = if start == 0 { now + self.start_delay } else { Duration::ZERO };
+            let not_before = if start == 0 { now + self.start_delay + took } else { Duration::ZERO };
             self.pieces.push_back(Piece { turn, start, samples, taken: 0, not_before });
         }
     }
@@ -194,7 +196,7 @@ mod tests {
     #[test]
     fn packets_leave_at_the_pace_of_playback_after_the_lead() {
         let mut pacer = pacer(60);
-        pacer.push(ms(0), 0, 0, vec![1; 4800]);
+        pacer.push(ms(0), 0, 0, vec![1; 4800], ms(0));
         let packets = run(&mut pacer, 0, 300);
         assert_eq!(packets.len(), 10);
         let times: Vec<u64> = packets.iter().map(|packet| packet.0).collect();
@@ -206,9 +208,9 @@ mod tests {
     #[test]
     fn a_pause_between_pieces_does_not_make_a_burst() {
         let mut pacer = pacer(0);
-        pacer.push(ms(0), 0, 0, vec![1; 480]);
+        pacer.push(ms(0), 0, 0, vec![1; 480], ms(0));
         run(&mut pacer, 0, 1000);
-        pacer.push(ms(1000), 0, 480, vec![1; 1440]);
+        pacer.push(ms(1000), 0, 480, vec![1; 1440], ms(0));
         let times: Vec<u64> = run(&mut pacer, 1000, 1100).iter().map(|packet| packet.0).collect();
         assert_eq!(times, [1000, 1020, 1040]);
     }
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn holding_keeps_what_waits_and_the_rest_follows_later() {
         let mut pacer = pacer(0);
-        pacer.push(ms(0), 3, 0, vec![1; 2400]);
+        pacer.push(ms(0), 3, 0, vec![1; 2400], ms(0));
         assert_eq!(run(&mut pacer, 0, 30).len(), 2);
         pacer.hold(ms(30));
         assert_eq!(run(&mut pacer, 30, 500), []);
@@ -231,11 +233,11 @@ mod tests {
     #[test]
     fn a_flush_leaves_nothing() {
         let mut pacer = pacer(40);
-        pacer.push(ms(0), 0, 0, vec![1; 24_000]);
+        pacer.push(ms(0), 0, 0, vec![1; 24_000], ms(0));
         run(&mut pacer, 0, 100);
         pacer.flush(ms(100));
         assert!(run(&mut pacer, 100, 2000).is_empty() && !pacer.playing(ms(100)));
-        pacer.push(ms(100), 1, 0, vec![1; 480]);
+        pacer.push(ms(100), 1, 0, vec![1; 480], ms(0));
         assert_eq!(run(&mut pacer, 100, 101).len(), 1, "new speech starts at once");
     }
 
@@ -243,19 +245,31 @@ mod tests {
     fn a_reply_waits_until_it_cannot_starve_and_plays_without_a_gap() {
         let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(60) }), RATE, ms(280));
         // A unit a second; the first one makes 720 ms of sound, the second a whole second.
-        pacer.push(ms(1000), 0, 0, vec![1; 720 * 24]);
+        pacer.push(ms(1000), 0, 0, vec![1; 720 * 24], ms(0));
         let first = run(&mut pacer, 1000, 2000);
         assert_eq!(first.first().map(|packet| packet.0), Some(1280));
         let played_at = pacer.played_at();
-        pacer.push(ms(2000), 0, 720 * 24, vec![1; 24_000]);
+        pacer.push(ms(2000), 0, 720 * 24, vec![1; 24_000], ms(0));
         assert_eq!(run(&mut pacer, 2000, 2001).first().map(|packet| packet.1), Some(720 * 24));
         assert_eq!(pacer.played_at(), played_at + ms(80), "the second unit follows the first without a gap");
     }
 
     #[test]
+    fn a_second_unit_that_takes_longer_to_make_leaves_no_gap() {
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
+        // Units are complete at 1000 and 2000 ms; their first pieces come 80 and 150 ms later.
+        pacer.push(ms(1080), 0, 0, vec![1; 720 * 24], ms(80));
+        assert_eq!(run(&mut pacer, 1080, 2150).first().map(|packet| packet.0), Some(1440));
+        let played_at = pacer.played_at();
+        assert!(played_at >= ms(2150), "{played_at:?}");
+        pacer.push(ms(2150), 0, 720 * 24, vec![1; 24_000], ms(150));
+        assert_eq!(run(&mut pacer, 2150, 2200).first().map(|packet| packet.0), Some(2160));
+    }
+
+    #[test]
     fn a_reply_that_is_complete_starts_at_once() {
         let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
-        pacer.push(ms(0), 0, 0, vec![1; 2400]);
+        pacer.push(ms(0), 0, 0, vec![1; 2400], ms(0));
         assert_eq!((pacer.poll(ms(10)), pacer.due_at()), (None, Some(ms(280))));
         pacer.complete();
         assert_eq!(run(&mut pacer, 10, 11).len(), 1);
@@ -264,9 +278,9 @@ mod tests {
     #[test]
     fn the_next_reply_does_not_stop_the_one_before() {
         let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
-        pacer.push(ms(0), 0, 0, vec![1; 2400]);
+        pacer.push(ms(0), 0, 0, vec![1; 2400], ms(0));
         pacer.complete();
-        pacer.push(ms(0), 1, 0, vec![1; 480]);
+        pacer.push(ms(0), 1, 0, vec![1; 480], ms(0));
         let times: Vec<u64> = run(&mut pacer, 0, 400).iter().map(|packet| packet.0).collect();
         assert_eq!(times, [0, 20, 40, 60, 80, 280]);
     }
@@ -274,7 +288,7 @@ mod tests {
     #[test]
     fn without_a_pace_a_piece_leaves_whole_and_at_once() {
         let mut pacer = Pacer::new(None, RATE, ms(280));
-        pacer.push(ms(0), 0, 0, vec![1; 24_000]);
+        pacer.push(ms(0), 0, 0, vec![1; 24_000], ms(0));
         assert_eq!(pacer.poll(ms(0)).map(|packet| packet.samples.len()), Some(24_000));
         assert_eq!(pacer.poll(ms(0)), None);
         assert!(pacer.playing(ms(999)));

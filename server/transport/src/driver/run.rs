@@ -325,9 +325,7 @@ impl Driver {
             self.pacer.hold(now);
         }
         self.stopped(now);
-        if self.turns.begun() {
-            self.turns.next();
-        }
+        self.turns.interrupted();
         self.reply_ready_at = None;
         self.send(SessionEvent::Flush { turn: self.turns.current(), cause: self.flush_cause });
     }
@@ -449,23 +447,30 @@ impl Driver {
 
     fn unit(&mut self, report: &UnitReport, unit_time: Duration, stale: bool) {
         let (unit, end) = (report.unit.0, &report.end);
-        self.next_reply_if_over(unit);
-        if !stale {
-            if end.speaks() {
-                self.begin_reply(unit, self.now().saturating_sub(unit_time));
+        let ready_at = self.now().saturating_sub(unit_time);
+        if self.turns.is_ahead(unit) {
+            if !stale {
+                self.turns.unit_ahead(unit, end, ready_at);
             }
-            self.turns.unit(unit, end);
+        } else {
+            self.next_reply_if_over(unit);
+            if !stale {
+                if end.speaks() {
+                    self.begin_reply(unit, ready_at);
+                }
+                self.turns.unit(unit, end);
+            }
         }
         let deadline_missed = self.late_unit.take_if(|late| *late == unit).is_some();
         self.send(SessionEvent::Unit(Arc::new(UnitEvent {
             unit,
-            turn: self.turns.current(),
+            turn: self.turns.of_unit(unit),
             speaks: end.speaks() && !stale,
             is_listen: end.is_listen,
             end_of_turn: end.end_of_turn,
             text: end.text.clone(),
             stale,
-            ready_at: self.now().saturating_sub(unit_time),
+            ready_at,
             unit_time,
             deadline_missed,
             timings: report.timings,
@@ -479,8 +484,9 @@ impl Driver {
     fn speech(&mut self, report: SpeechReport) {
         let unit = report.unit.0;
         self.next_reply_if_over(unit);
-        // The first words of a unit may be heard before its report; after the report the reply has begun already.
-        if let Some(ready_at) = self.core.ready_at(report.unit) {
+        // The first words of a unit may be heard before its report; after the report the reply has begun already, unless it
+        // was decided ahead of the speech of the one before.
+        if let Some(ready_at) = self.core.ready_at(report.unit).or(self.turns.decided_ahead_at()) {
             self.begin_reply(unit, ready_at);
         }
         let start = self.turns.speech(report.samples.len(), report.done);
@@ -498,7 +504,7 @@ impl Driver {
             timings: report.timings,
         }));
         self.play_head.made(report.samples.len());
-        self.pacer.push(self.now(), turn, start, report.samples);
+        self.pacer.push(self.now(), turn, start, report.samples, ttfb.unwrap_or_default());
     }
 
     /// A unit of the next reply has come while the current one, all made, is still being played.
