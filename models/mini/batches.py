@@ -17,9 +17,9 @@ UNITS_PER_BATCH = 60
 _POOL = 6
 # Batches waiting; the maker waits when they are not taken.
 _QUEUE = 16
-CHATS_PER_BATCH = 40
+CHATS_PER_BATCH = 64
 # One written batch after this many spoken ones.
-SPOKEN_PER_CHAT = 5
+SPOKEN_PER_CHAT = 2
 
 
 class BatchMaker:
@@ -82,10 +82,10 @@ def one(director: Director, draw: random.Random, vocabulary: Vocabulary, mixed: 
 
 
 def written(draw: random.Random, vocabulary: Vocabulary) -> Example:
-    """One written conversation of one to four questions."""
+    """One written conversation of one to three questions."""
     memory, pairs = world.Memory(), []
-    while len(pairs) < draw.randint(1, 4):
-        turn = world.sample(draw, memory)
+    while len(pairs) < draw.randint(1, 3):
+        turn = world.sample(draw, memory, written=True)
         if turn.intent == "unknown":
             # Words outside the vocabulary cannot be written; those of the world in no order can.
             turn = world.Turn("unknown", (scrambled(draw),), world.UNKNOWN)

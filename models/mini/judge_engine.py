@@ -41,11 +41,11 @@ FLOORS = {
 _JUMP, _AROUND = 6.0, 240
 
 
-def ked_sessions(count: int, seed: int = 77) -> list[Session]:
-    """Single questions spoken by festival's ked voice."""
+def ked_sessions(count: int, sample: world.Skill | None = None, seed: int = 77) -> list[Session]:
+    """Single questions spoken by festival's ked voice; without `sample`, of every skill."""
     draw, out = random.Random(seed), []
     while len(out) < count:
-        turn = world.sample_known(draw)
+        turn = sample(draw, world.Memory()) if sample else world.sample_known(draw)
         if not turn.answer:
             continue
         samples = finish(festival(turn.question), 1).samples
@@ -113,15 +113,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", dest="sets", help="only this set; repeatable")
     parser.add_argument("--assert", action="store_true", dest="check", help="fail below the floors")
     parser.add_argument("--checkpoints", type=Path, help="compare with these trained parts in PyTorch")
-    parser.add_argument("--errors", type=int, default=0, help="print this many wrong answers per set")
+    parser.add_argument(
+        "--errors", type=int, default=0, help="print this many wrong answers per set, and counts by intent"
+    )
+    parser.add_argument("--skill", help="only questions of this function of world.py")
 
 
-def sessions_of(pace: Pace, name: str, count: int) -> list[Session]:
+def sessions_of(pace: Pace, name: str, count: int, skill: str | None = None) -> list[Session]:
     """The first `count` sessions of a set, `ked` included; those with a typed question are left out, for a wav cannot
-    type."""
+    type. `skill`: ask nothing else."""
+    sample = world.named(skill) if skill else None
     if name == "ked":
-        return ked_sessions(count)
-    return [session for session in judge_hearing.sessions(pace, name, count) if not session.typed]
+        return ked_sessions(count, sample)
+    spoken = judge_hearing.sessions(pace, name, count, sample or world.sample)
+    return [session for session in spoken if not session.typed]
 
 
 class EngineJudge:
@@ -162,10 +167,10 @@ def run(args: argparse.Namespace) -> int:
     hearing = load(args.checkpoints, vocabulary)[0] if args.checkpoints else None
     engine, report, missed = EngineJudge(args.binary, args.bundle, vocabulary, hearing), {}, []
     for name in args.sets or [*judge_hearing.SETS, "ked"]:
-        tally = engine.judge(name, sessions_of(pace, name, args.count))
+        tally = engine.judge(name, sessions_of(pace, name, args.count, args.skill))
         report[name] = tally.report()
         if args.errors:
-            report[name]["errors"] = tally.errors[: args.errors]
+            report[name] |= {"wrong": tally.wrong_by_intent(), "errors": tally.errors[: args.errors]}
         for figure, floor in FLOORS.get(name, {}).items():
             value = report[name].get(figure, 0.0)
             if value > floor if figure == "early" else value < floor:

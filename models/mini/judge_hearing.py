@@ -6,11 +6,12 @@ with white noise 15 dB below the speech), `noise` (no user at all), `interrupted
 Sessions of a set are the same at every call.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
 
-from mini import facts
+from mini import facts, world
 from mini.features import unit_mels
 from mini.hearing import Hearing
 from mini.layout import ROWS_PER_UNIT, system_prompt
@@ -143,6 +144,8 @@ class Tally:
     recalls: int = 0
     recalls_exact: int = 0
     errors: list[tuple[str, str, str]] = field(default_factory=list)
+    intents: Counter[str] = field(default_factory=Counter)
+    intents_exact: Counter[str] = field(default_factory=Counter)
 
     def add(self, session: Session, units: list[list[str]]) -> None:
         """Counts one decoded session: its first answered exchange, or its silence, or its interruption."""
@@ -165,12 +168,20 @@ class Tally:
         said = "" if spoke is None else answer_from(units, spoke)
         wanted = " ".join(first.turn.answer.replace(",", " ").split())
         self.exact += said == wanted
+        self.intents[first.turn.intent] += 1
+        self.intents_exact[first.turn.intent] += said == wanted
         self.intent += skeleton(said) == skeleton(wanted)
         if first.turn.intent == "unknown":
             self.outside += 1
             self.outside_told += said == wanted
         if said != wanted:
             self.errors.append((first.turn.question, wanted, said))
+
+    def wrong_by_intent(self) -> dict[str, str]:
+        """`wrong/asked` of every intent with a wrong answer, the worst first."""
+        wrong = {name: asked - self.intents_exact[name] for name, asked in self.intents.items()}
+        names = sorted((name for name in wrong if wrong[name]), key=lambda name: -wrong[name])
+        return {name: f"{wrong[name]}/{self.intents[name]}" for name in names}
 
     def _add_break(self, session: Session, units: list[list[str]]) -> None:
         second = next((e for e in session.exchanges if e.interrupts is not None), None)
@@ -191,6 +202,8 @@ class Tally:
                 continue
             said, wanted = answer_from(units, exchange.unit), " ".join(turn.answer.replace(",", " ").split())
             recalls = turn.intent in RECALL or turn.question.startswith("and ")
+            self.intents[turn.intent] += 1
+            self.intents_exact[turn.intent] += said == wanted
             self.turns, self.turns_exact = self.turns + 1, self.turns_exact + (said == wanted)
             self.recalls, self.recalls_exact = self.recalls + recalls, self.recalls_exact + (recalls and said == wanted)
             if said != wanted:
@@ -216,9 +229,9 @@ class Tally:
         return out
 
 
-def sessions(pace: Pace, name: str, count: int) -> list[Session]:
-    """The first `count` sessions of a set."""
-    director = Director(pace, _SEED + list(SETS).index(name))
+def sessions(pace: Pace, name: str, count: int, sample: world.Skill = world.sample) -> list[Session]:
+    """The first `count` sessions of a set; `sample` chooses the questions."""
+    director = Director(pace, _SEED + list(SETS).index(name), sample=sample)
     return [director.session(**SETS[name]) for _ in range(count)]
 
 

@@ -65,10 +65,10 @@ class Session:
 
 class Director:
     """Makes sessions. `seed` fixes everything it draws; one per process. `studio`: the engines (default: the installed
-    ones)."""
+    ones). `sample`: chooses the questions (default: the whole world)."""
 
-    def __init__(self, pace: Pace, seed: int, studio: Studio | None = None):
-        self._studio = studio or Studio()
+    def __init__(self, pace: Pace, seed: int, studio: Studio | None = None, sample: world.Skill = world.sample):
+        self._studio, self.sample = studio or Studio(), sample
         self._pace = pace
         self._draw = random.Random(seed)
         self._noise = np.random.default_rng(seed)
@@ -176,13 +176,14 @@ class _Scene:
         draw = self._draw
         if stops and draw.random() < 0.4:
             return world.stop(draw, self._memory)
-        turn = world.sample(draw, self._memory)
+        sample = self._director.sample
+        turn = sample(draw, self._memory)
         if long:
             # Half of the interrupted answers are stories and lists, which is what people interrupt.
             if draw.random() < 0.5:
                 return draw.choice((world.story, world.joke, world.counting))(draw, self._memory)
             while len(turn.answer.split()) < 7:
-                turn = world.sample(draw, self._memory)
+                turn = sample(draw, self._memory)
         return turn
 
     def _answer(self, units: list[list[str]]) -> None:

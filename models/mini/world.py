@@ -51,23 +51,31 @@ class Turn:
 
 
 Skill = Callable[[random.Random, Memory], Turn]
-SKILLS: list[tuple[float, Skill]] = []
+# (weight in spoken sessions, weight in written ones, skill)
+SKILLS: list[tuple[float, float, Skill]] = []
 
 
-def skill(weight: float) -> Callable[[Skill], Skill]:
-    """Adds a skill to the world; `weight` is how often it is practised, relative to the others."""
+def skill(weight: float, written: float | None = None) -> Callable[[Skill], Skill]:
+    """Adds a skill to the world; `weight` is how often it is practised, relative to the others. `written`: the same in
+    written practice, which costs a hundredth of spoken practice: there belongs what must be worked out or learnt by
+    heart, for an answer repeats what it answers ("two plus three is") and goes on from words in either case."""
 
     def add(function: Skill) -> Skill:
-        SKILLS.append((weight, function))
+        SKILLS.append((weight, weight if written is None else written, function))
         return function
 
     return add
 
 
-def sample(draw: random.Random, memory: Memory) -> Turn:
+def sample(draw: random.Random, memory: Memory, written: bool = False) -> Turn:
     """A turn that makes sense at this point of a conversation."""
-    weights, skills = zip(*SKILLS, strict=True)
-    return draw.choices(skills, weights)[0](draw, memory)
+    spoken_weights, written_weights, skills = zip(*SKILLS, strict=True)
+    return draw.choices(skills, written_weights if written else spoken_weights)[0](draw, memory)
+
+
+def named(name: str) -> Skill:
+    """The skill that the function of this name is. Raises `KeyError` when there is none."""
+    return {function.__name__: function for _, _, function in SKILLS}[name]
 
 
 def _ask(draw: random.Random, intent: str, question: str, answer: str, effect=None) -> Turn:
@@ -146,7 +154,7 @@ def _compute(draw: random.Random, a: int, sign: str, b: int, forms: str) -> Turn
     return _ask(draw, sign, forms.format(**words), answer, _keep(value))
 
 
-@skill(13)
+@skill(13, written=60)
 def arithmetic(draw: random.Random, memory: Memory) -> Turn:
     """Sums, differences and products that stay within 0 to 100."""
     sign = draw.choice(("plus", "plus", "minus", "times"))
@@ -163,7 +171,7 @@ def arithmetic(draw: random.Random, memory: Memory) -> Turn:
     return _compute(draw, a, sign, b, forms)
 
 
-@skill(3)
+@skill(3, written=9)
 def arithmetic_on(draw: random.Random, memory: Memory) -> Turn:
     """Goes on with the last number."""
     a = memory.number
@@ -177,6 +185,14 @@ def arithmetic_on(draw: random.Random, memory: Memory) -> Turn:
     return _compute(draw, a, sign, b, "and {sign} {b}|and {sign}/{b}")
 
 
+@skill(4, written=12)
+def half(draw: random.Random, memory: Memory) -> Turn:
+    """Half of an even number."""
+    n = 2 * draw.randint(0, 50)
+    question = f"what is half of/{facts.number(n)}|half of/{facts.number(n)}|tell me half of/{facts.number(n)}"
+    return _ask(draw, "half", question, f"half of {facts.number(n)} is {facts.number(n // 2)}", _keep(n // 2))
+
+
 LAST_NUMBER = "what was the last number|which number was it|tell me the last number"
 
 
@@ -188,7 +204,7 @@ def remember_number(draw: random.Random, memory: Memory) -> Turn:
     return _ask(draw, "remember", f"remember the number/{word}|my number is/{word}", f"okay, {word}", _keep(n))
 
 
-@skill(5)
+@skill(5, written=8)
 def counting(draw: random.Random, memory: Memory) -> Turn:
     """Up, down, from and to."""
     n = draw.randint(2, 20)
@@ -215,7 +231,7 @@ def counting(draw: random.Random, memory: Memory) -> Turn:
     )
 
 
-@skill(8)
+@skill(8, written=12)
 def order(draw: random.Random, memory: Memory) -> Turn:
     """What comes before or after a number, a day or a month."""
     kind, names = draw.choice(facts.ORDERS)
@@ -271,7 +287,7 @@ def animal(draw: random.Random, memory: Memory) -> Turn:
     )
 
 
-@skill(5)
+@skill(5, written=30)
 def spell(draw: random.Random, memory: Memory) -> Turn:
     """Spells a word or a name."""
     word = draw.choice(facts.ECHO + facts.NAMES)
@@ -283,7 +299,7 @@ def spell(draw: random.Random, memory: Memory) -> Turn:
     )
 
 
-@skill(14)
+@skill(14, written=30)
 def repeat(draw: random.Random, memory: Memory) -> Turn:
     """Says one to three words back."""
     words = " ".join(draw.choice(facts.ECHO) for _ in range(draw.choice((1, 1, 2, 2, 3))))
@@ -349,6 +365,6 @@ def unknown(draw: random.Random, memory: Memory) -> Turn:
 
 def sample_known(draw: random.Random) -> Turn:
     """A turn that is not `unknown`."""
-    pairs = [pair for pair in SKILLS if pair[1] is not unknown]
-    weights, skills = zip(*pairs, strict=True)
+    known = [(weight, function) for weight, _, function in SKILLS if function is not unknown]
+    weights, skills = zip(*known, strict=True)
     return draw.choices(skills, weights)[0](draw, Memory())

@@ -38,6 +38,8 @@ def test_a_wrong_slot_is_the_right_intent_and_early_is_early():
     assert tally.errors == [("two plus two", "two plus two is four", "two plus three is five")]
     tally.add(_session(), [LISTEN] * 4)
     assert tally.report()["intent"] == 0.5
+    tally.add(_session(), UNITS)
+    assert tally.wrong_by_intent() == {"plus": "2/3"}
 
 
 def test_skeletons_tell_skills_apart():

@@ -211,3 +211,15 @@ def test_a_new_word_is_measured_and_what_was_known_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(pace_module, "measure", lambda words: {**dict.fromkeys(words, 0.5), ",": 0.9})
     assert Pace.load(["one", "half"], table).durations == {"one": 0.3, "half": 0.5, ",": 0.2}
     assert Pace.load(["one", "half"], table).durations["half"] == 0.5
+
+
+def test_written_practice_is_mostly_what_must_be_worked_out_and_one_skill_can_be_asked_alone(pace):
+    draw, memory = random.Random(1), world.Memory()
+    worked_out = {"plus", "minus", "times", "half", "spell", "repeat", "count", "count down", "count from"}
+    share = [world.sample(draw, memory, written=True).intent in worked_out for _ in range(500)]
+    assert sum(share) > 250 > sum(world.sample(draw, memory).intent in worked_out for _ in range(500))
+    engine = SimpleNamespace(say=_beep)
+    director = Director(pace, 7, SimpleNamespace(espeak=engine, flite=engine), world.named("half"))
+    assert {e.turn.intent for _ in range(5) for e in director.session("two").exchanges} == {"half"}
+    with pytest.raises(KeyError):
+        world.named("flies")
