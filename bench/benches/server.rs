@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use duologue_bench::resources::resident_now_mib;
 use duologue_proto::payload::Base64;
 use duologue_tests::scripted::{Plan, ScriptedBackend};
 use duologue_tests::server::{PATIENCE, Server, Socket};
@@ -98,9 +99,7 @@ async fn talk(mut socket: Socket, offset: Duration) -> (Vec<Duration>, Vec<Durat
 }
 
 fn resident_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
-    line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0
+    resident_now_mib().expect("Linux tells the memory of a process")
 }
 
 async fn memory() {

@@ -27,15 +27,19 @@ pub struct Meter {
 impl Meter {
     /// A look now.
     pub fn look(&mut self) -> Option<Usage> {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
         let (now, seconds) = (Instant::now(), cpu_seconds(&stat)?);
         let cpu_percent = self
             .before
             .replace((now, seconds))
             .map(|(then, before)| 100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3));
-        Some(Usage { resident_mib: resident_mib(&status)?, cpu_percent })
+        Some(Usage { resident_mib: resident_now_mib()?, cpu_percent })
     }
+}
+
+/// Resident memory of this process in MiB; `None` where there is no /proc.
+pub fn resident_now_mib() -> Option<f64> {
+    resident_mib(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
 fn resident_mib(status: &str) -> Option<f64> {

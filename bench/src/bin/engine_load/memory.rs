@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use duologue_bench::resources::resident_now_mib;
 use duologue_model::Device;
 use serde::Serialize;
 
@@ -38,7 +39,7 @@ impl MemoryWatch {
             let mut memory = Memory::default();
             let mut busy = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                memory.rss_mib = memory.rss_mib.max(resident_mib().unwrap_or(0));
+                memory.rss_mib = memory.rss_mib.max(resident_now_mib().map_or(0, |mib| mib as u64));
                 if let Device::Cuda(ordinal) = device
                     && let Some((used, percent)) = gpu(ordinal)
                 {
@@ -60,14 +61,6 @@ impl MemoryWatch {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("looking does not panic. This is a bug.")
     }
-}
-
-/// Of this process, as Linux counts it.
-fn resident_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024)
 }
 
 /// Used memory in MiB and utilisation in percent.

@@ -137,7 +137,7 @@ async fn build(
 
 /// RFC 7587 section 7: always 48000 and 2, whatever is sent. FEC is asked for; DTX is not, so that a browser's silence
 /// comes as packets and not as a gap.
-fn opus() -> RTCRtpCodec {
+pub(super) fn opus() -> RTCRtpCodec {
     RTCRtpCodec {
         mime_type: MIME_TYPE_OPUS.to_owned(),
         clock_rate: 48_000,
