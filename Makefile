@@ -104,8 +104,8 @@ lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Py
 	cd $(WEB) && npm run --silent check
 	$(VENV)/bin/ruff check models tests/interop
 	$(VENV)/bin/ruff format --check models tests/interop
-	$(VENV)/bin/ruff check --config models/pyproject.toml bench/gpu
-	$(VENV)/bin/ruff format --check --config models/pyproject.toml bench/gpu
+	$(VENV)/bin/ruff check --config models/pyproject.toml bench/gpu bench/reference
+	$(VENV)/bin/ruff format --check --config models/pyproject.toml bench/gpu bench/reference
 
 fmt: exporter ## format Rust and Python
 	cargo fmt --all

@@ -131,7 +131,7 @@ def load(code: Path, token2wav_code: Path, checkpoint: Path, noise: np.ndarray):
 
 
 def run_session(model, session: dict, audio: np.ndarray, reference_wav: Path, reference_audio: np.ndarray):
-    """Runs a recorded session; yields per unit its stage times in ms and its decision."""
+    """Runs a recorded session; yields per unit its stage times in ms, tokens and decision."""
     from MiniCPMO45.utils import DuplexWindowConfig
 
     duplex = model.duplex
@@ -152,6 +152,7 @@ def run_session(model, session: dict, audio: np.ndarray, reference_wav: Path, re
     for index, unit in enumerate(session["units"]):
         chunk = audio[index * 16000 : (index + 1) * 16000]
         chunk = np.pad(chunk, (0, 16000 - len(chunk)))
+        kv_before = duplex.decoder.get_cache_length()
         start = time.perf_counter()
         prefill = model.duplex_prefill(audio_waveform=chunk)
         before_tokens = len(duplex.total_ids)
@@ -162,6 +163,7 @@ def run_session(model, session: dict, audio: np.ndarray, reference_wav: Path, re
             "unit": index,
             "is_listen": bool(result["is_listen"]),
             "tokens": tokens,
+            "kv_before": kv_before,
             "unit_ms": (time.perf_counter() - start) * 1e3,
             "prefill_ms": prefill["cost_all"] * 1e3,
             "llm_ms": result["cost_llm"] * 1e3,

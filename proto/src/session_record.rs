@@ -6,9 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The steering part of a golden `session.json`.
+/// A golden `session.json`: what steers a replay, and `U` of every unit. Steering needs [`GoldenSteering`], judging
+/// [`GoldenUnit`].
 #[derive(Debug, Clone, Deserialize)]
-pub struct GoldenSession {
+pub struct GoldenSession<U = GoldenUnit> {
     /// Name of the session.
     pub session: String,
     /// File name of the user's 16 kHz audio, in the `inputs` folder beside the session.
@@ -34,7 +35,7 @@ pub struct GoldenSession {
     /// Cached positions after the prompt.
     pub kv_after_prepare: usize,
     /// The recorded units.
-    pub units: Vec<GoldenUnit>,
+    pub units: Vec<U>,
 }
 
 /// Prompt of a golden session.
@@ -90,14 +91,19 @@ pub struct GoldenWindow {
     pub context_max_units: usize,
 }
 
-/// The steering and the judged part of a recorded unit.
+/// What was done to the model in a recorded unit.
 #[derive(Debug, Clone, Deserialize)]
-pub struct GoldenUnit {
+pub struct GoldenSteering {
     /// Barge-in: listen whatever the model wants.
     pub force_listen: bool,
     /// Video frames fed with the unit.
     #[serde(default)]
     pub frames: Vec<GoldenFrame>,
+}
+
+/// What came out of a recorded unit.
+#[derive(Debug, Clone, Deserialize)]
+pub struct GoldenUnit {
     /// Tokens, flags and counters in the form a replay writes.
     #[serde(flatten)]
     pub outcome: ReplayUnit,

@@ -11,7 +11,9 @@ use duologue_engine::{
     Conversation, Engine, EngineOptions, FinishedUnit, OpenOptions, PrepareWork, UnitInput, session_defaults,
 };
 use duologue_model::Manifest;
-use duologue_proto::session_record::{GoldenFrame, GoldenSession, ReplayRecord, ReplayUnit, WindowRecord};
+use duologue_proto::session_record::{
+    GoldenFrame, GoldenSession, GoldenSteering, ReplayRecord, ReplayUnit, WindowRecord,
+};
 use duologue_proto::timeline::TimelineEvent;
 use duologue_session::{DecodeMode, Frame, Mode, Sampling, SessionConfig, TextDecoder, Window, WindowMode};
 use ndarray::Array3;
@@ -113,7 +115,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn read_session(dir: &Path) -> Result<GoldenSession> {
+fn read_session(dir: &Path) -> Result<GoldenSession<GoldenSteering>> {
     let path = dir.join("session.json");
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read the recorded session {}", path.display()))?;
@@ -142,7 +144,7 @@ fn read_frame(dir: &Path, frame: &GoldenFrame) -> Result<Frame> {
     Ok(Frame { width: image.width(), height: image.height(), rgb: image.into_raw(), max_slices })
 }
 
-fn session_config(recorded: &GoldenSession, manifest: &Manifest) -> Result<SessionConfig> {
+fn session_config(recorded: &GoldenSession<GoldenSteering>, manifest: &Manifest) -> Result<SessionConfig> {
     let mut config = session_defaults(manifest, Mode::Fidelity, 0);
     let sampling = &recorded.r#gen;
     config.sampling = Sampling {
