@@ -242,6 +242,7 @@ impl ServeConfig {
             resume: Duration::from_secs(limits.resume_s),
             pause: Duration::from_secs(limits.pause_s),
             sidebands: limits.sidebands,
+            calm: Duration::from_secs(limits.calm_s),
         }
     }
 

@@ -220,6 +220,23 @@ async fn a_reply_of_one_unit_starts_at_once() {
     assert_eq!(packets[0].0, 1000);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_late_lets_nobody_in_until_it_is_calm() {
+    let slow = ScriptedBackend::new(2, &[]).unit_time(ms(1500));
+    let manager = manager(slow, Limits { queue: 1, calm: ms(10_000), ..Limits::default() });
+    let mut client = Client::open(&manager);
+    client.mic(3000, 0.0).await;
+
+    let mut visitor = enter(&manager);
+    let place = visitor.place().expect("there is a queue").expect("one of two places is free, but the machine is slow");
+    assert_eq!(place.position, 1);
+    client.send(SessionCommand::Pause(ms(60_000))).await;
+    let from = Instant::now();
+    while visitor.wait().await.expect("nobody is sent away").is_some() {}
+    let waited = from.elapsed();
+    assert!((ms(10_000)..ms(14_500)).contains(&waited), "{waited:?}, by steps of 3 s");
+}
+
 const FOUR_WORDS: [Plan; 2] = [Plan::Speak("one two three four"), Plan::Speak("five six")];
 
 /// What the client is told of what was heard.

@@ -285,7 +285,7 @@ impl DuplexSession {
     fn check_clock(&mut self) {
         if let State::Running(Some(flight)) = &mut self.state
             && !flight.deadline_reported
-            && self.now > flight.ready_at + self.config.unit_deadline
+            && self.now >= flight.ready_at + self.config.unit_deadline
         {
             flight.deadline_reported = true;
             let unit = flight.unit;

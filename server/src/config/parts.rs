@@ -104,6 +104,8 @@ pub struct LimitsConfig {
     pub pause_s: u64,
     /// Second programs that may be attached to one session.
     pub sidebands: usize,
+    /// A server that is late with a unit takes nobody more until it has kept all deadlines for so long. 0: it always does.
+    pub calm_s: u64,
     /// How long sessions may go on once the server is told to stop (SIGTERM). Shorter than the 30 s after which
     /// Kubernetes kills.
     pub drain_s: u64,
@@ -130,6 +132,7 @@ impl Default for LimitsConfig {
             resume_s: session.resume.as_secs(),
             pause_s: session.pause.as_secs(),
             sidebands: session.sidebands,
+            calm_s: session.calm.as_secs(),
             drain_s: 25,
             message_bytes: message.max_message_bytes,
             message_audio_s: message.max_audio_s,
@@ -148,6 +151,7 @@ impl LimitsConfig {
             ("session_s", self.session_s, 1),
             ("resume_s", self.resume_s, 0),
             ("pause_s", self.pause_s, 0),
+            ("calm_s", self.calm_s, 0),
             ("drain_s", self.drain_s, 0),
         ];
         for (field, value, least) in times {

@@ -141,7 +141,7 @@ impl SessionManager {
     /// [`ConfigError`] naming the barge-in setting.
     pub fn new(backend: Arc<dyn Backend>, limits: Limits, barge_in: BargeInConfig) -> Result<Self, ConfigError> {
         barge_in.validate()?;
-        let admission = Admission::new(backend.info().slots, limits.queue);
+        let admission = Admission::new(backend.info().slots, limits.queue, limits.calm);
         let state = State { admission, table: Table::default(), per_key: HashMap::new() };
         let moved = watch::Sender::new(0);
         Ok(Self { inner: Arc::new(Inner { backend, limits, barge_in, state: Mutex::new(state), moved }) })
@@ -177,7 +177,7 @@ impl SessionManager {
             metrics::session_refused(&refusal);
             return Err(refusal);
         }
-        let ticket = state.admission.enter().inspect_err(metrics::session_refused)?;
+        let ticket = state.admission.enter(Instant::now()).inspect_err(metrics::session_refused)?;
         metrics::queue_length(state.admission.waiting());
         *state.per_key.entry(key.to_owned()).or_default() += 1;
         let moved = self.inner.moved.subscribe();
@@ -187,7 +187,7 @@ impl SessionManager {
 
     fn leave(&self, ticket: TicketId, key: &str, session: Option<(SessionId, Duration)>) {
         let mut state = self.state();
-        state.admission.leave(ticket, session.as_ref().map(|(_, length)| *length));
+        state.admission.leave(ticket, session.as_ref().map(|(_, length)| *length), Instant::now());
         metrics::queue_length(state.admission.waiting());
         if let Some((id, _)) = session {
             state.table.remove(&id);
@@ -200,6 +200,13 @@ impl SessionManager {
         }
         drop(state);
         self.ring();
+    }
+
+    /// A session was not served in time: fewer places stay open.
+    fn late(&self) {
+        if let Some(open) = self.state().admission.late(Instant::now()) {
+            tracing::warn!(open, "a unit was late: no new sessions beyond this number until deadlines are kept again");
+        }
     }
 
     /// Takes a running session over after a lost connection; `after` is the number of the last event handled.
@@ -283,7 +290,10 @@ impl Visitor {
     /// [`Refusal::Draining`] when the server began to stop meanwhile.
     pub fn place(&self) -> Result<Option<Waiting>, Refusal> {
         let ticket = self.ticket.expect("a visitor holds its ticket until it opens. This is a bug.");
-        self.manager.state().admission.place(ticket)
+        let mut state = self.manager.state();
+        let place = state.admission.place(ticket, Instant::now());
+        metrics::queue_length(state.admission.waiting());
+        place
     }
 
     /// Waits until it is this visitor's turn, the place changes, or [`QUEUE_UPDATE_INTERVAL`] is over.
@@ -361,6 +371,10 @@ impl Visitor {
             id: self.id.clone(),
             token: secret(),
             key: self.key.clone(),
+            late: Box::new({
+                let manager = manager.clone();
+                move || manager.late()
+            }),
             began: Instant::now(),
             commands: commands.clone(),
             sidebands: Arc::new(Semaphore::new(limits.sidebands.min(Semaphore::MAX_PERMITS))),

@@ -34,7 +34,7 @@ pub struct TurnId(pub u32);
 pub struct CoreConfig {
     /// User samples of one unit.
     pub unit_samples: usize,
-    /// Unit time above which [`Event::DeadlineMissed`] comes.
+    /// Unit time from which on [`Event::DeadlineMissed`] comes.
     pub unit_deadline: Duration,
     /// Rate of the speech samples.
     pub output_rate_hz: u32,
@@ -296,7 +296,7 @@ pub enum Event {
     FrameDropped,
     /// Typed text was dropped: too much is waiting.
     TextDropped,
-    /// A unit has taken longer than allowed.
+    /// A unit is not finished in time.
     DeadlineMissed {
         /// Which one.
         unit: UnitId,

@@ -46,6 +46,8 @@ pub struct DriverParts {
     /// What a trace of it hangs below.
     pub span: Span,
 }
+    /// Called for every unit that is not finished in time.
+    pub late: Box<dyn Fn() + Send>,
 
 impl std::fmt::Debug for DriverParts {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

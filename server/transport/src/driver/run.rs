@@ -77,6 +77,7 @@ pub struct Driver {
     /// When the audio of the unit in which the current reply began was complete.
     reply_ready_at: Option<Duration>,
     late_unit: Option<u32>,
+    late: Box<dyn Fn() + Send>,
     recorder: Option<Recorder>,
     closed: Option<CloseCause>,
     metrics: SessionMetrics,
@@ -92,7 +93,7 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     /// A session whose clock starts now.
     pub fn new(parts: DriverParts) -> Self {
-        let DriverParts { session, wake, core, listener, start_delay, output, limits, recorder, span } = parts;
+        let DriverParts { session, wake, core, listener, start_delay, output, limits, recorder, span, late } = parts;
         Self {
             core: DuplexSession::new(core, Duration::ZERO),
             session,
@@ -116,6 +117,7 @@ impl Driver {
             flush_cause: FlushCause::Client,
             reply_ready_at: None,
             late_unit: None,
+            late,
             recorder,
             closed: None,
             metrics: SessionMetrics::new(core.unit_deadline.as_secs_f64(), core.output_rate_hz),
@@ -437,7 +439,10 @@ impl Driver {
             Event::UnitDropped => self.send(SessionEvent::UnitDropped),
             Event::FrameDropped => self.send(SessionEvent::FrameDropped),
             Event::TextDropped => self.send(SessionEvent::TextDropped),
-            Event::DeadlineMissed { unit } => self.late_unit = Some(unit.0),
+            Event::DeadlineMissed { unit } => {
+                self.late_unit = Some(unit.0);
+                (self.late)();
+            }
             // The pacer knows better when playback ends: it is told of pauses.
             Event::PlayoutEnded { .. } => {}
             Event::Closed(CloseReason::Failed(message)) => self.end(CloseCause::Failed(message)),

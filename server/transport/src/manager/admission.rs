@@ -1,7 +1,12 @@
-//! Who may come in: a fixed number of places, a bounded first-come queue, and an estimate of the wait. Pure.
+//! Who may come in: a number of places, a bounded first-come queue, and an estimate of the wait. Pure.
+//!
+//! A machine that is late with the sessions it has takes nobody more: at every missed deadline, no more places stay open than
+//! one less than are taken. After a calm time without one there are twice as many, until all are open.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How much the newest session's length counts in the estimate.
 const LENGTH_WEIGHT: f64 = 0.2;
@@ -47,6 +52,11 @@ pub struct TicketId(u64);
 #[derive(Debug)]
 pub struct Admission {
     slots: usize,
+    /// Places that may be taken now.
+    open: usize,
+    /// Since when they are so many, if they are fewer than all.
+    reduced_at: Option<Instant>,
+    calm: Duration,
     max_waiting: usize,
     next: u64,
     inside: HashSet<TicketId>,
@@ -56,12 +66,17 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// `calm`: how long no deadline is missed before more places open; zero opens all of them always.
+    ///
     /// # Panics
     /// If there are no slots.
-    pub fn new(slots: usize, max_waiting: usize) -> Self {
+    pub fn new(slots: usize, max_waiting: usize, calm: Duration) -> Self {
         assert!(slots > 0, "an engine without slots. This is a bug.");
         Self {
             slots,
+            open: slots,
+            reduced_at: None,
+            calm,
             max_waiting,
             next: 0,
             inside: HashSet::new(),
@@ -75,12 +90,13 @@ impl Admission {
     ///
     /// # Errors
     /// [`Refusal::QueueFull`], [`Refusal::Draining`].
-    pub fn enter(&mut self) -> Result<TicketId, Refusal> {
+    pub fn enter(&mut self, now: Instant) -> Result<TicketId, Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
+        self.update(now);
         let ticket = TicketId(self.next);
-        if self.inside.len() < self.slots {
+        if self.inside.len() < self.open {
             self.inside.insert(ticket);
         } else if self.queue.len() < self.max_waiting {
             self.queue.push_back(ticket);
@@ -103,7 +119,8 @@ impl Admission {
     ///
     /// # Panics
     /// If the visit is over.
-    pub fn place(&self, ticket: TicketId) -> Result<Option<Waiting>, Refusal> {
+    pub fn place(&mut self, ticket: TicketId, now: Instant) -> Result<Option<Waiting>, Refusal> {
+        self.update(now);
         if self.inside.contains(&ticket) {
             return Ok(None);
         }
@@ -112,19 +129,38 @@ impl Admission {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        // Places free up one after the other, `slots` of them per session length.
-        let rounds = (index + 1) as f64 / self.slots as f64;
+        // Places free up one after the other, as many as are open per session length.
+        let rounds = (index + 1) as f64 / self.open as f64;
         Ok(Some(Waiting { position: index + 1, estimate: self.length.mul_f64(rounds), queue_length: self.queue.len() }))
     }
 
     /// A visit ends; `length` is how long its session lasted, when there was one. The next in the queue comes in.
-    pub fn leave(&mut self, ticket: TicketId, length: Option<Duration>) {
+    pub fn leave(&mut self, ticket: TicketId, length: Option<Duration>, now: Instant) {
         self.queue.retain(|&waiting| waiting != ticket);
         self.inside.remove(&ticket);
         if let Some(length) = length {
             self.length = self.length.mul_f64(1.0 - LENGTH_WEIGHT) + length.mul_f64(LENGTH_WEIGHT);
         }
-        while !self.draining && self.inside.len() < self.slots {
+        self.update(now);
+    }
+
+    /// A unit was not finished in time. Says how many places stay open when these are fewer than before.
+    pub fn late(&mut self, now: Instant) -> Option<usize> {
+        if self.calm.is_zero() {
+            return None;
+        }
+        self.reduced_at = Some(now);
+        let open = self.open.min(self.inside.len().saturating_sub(1).max(1));
+        (std::mem::replace(&mut self.open, open) > open).then_some(open)
+    }
+
+    /// Opens what a calm machine may, and lets the queue in.
+    fn update(&mut self, now: Instant) {
+        if self.reduced_at.is_some_and(|at| now.duration_since(at) >= self.calm) {
+            self.open = self.slots.min(2 * self.open);
+            self.reduced_at = (self.open < self.slots).then_some(now);
+        }
+        while !self.draining && self.inside.len() < self.open {
             let Some(next) = self.queue.pop_front() else { return };
             self.inside.insert(next);
         }
@@ -140,6 +176,11 @@ impl Admission {
         self.inside.len()
     }
 
+    /// Places that may be taken now.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
     /// Visits in the queue.
     pub fn waiting(&self) -> usize {
         self.queue.len()
@@ -152,72 +193,4 @@ impl Admission {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn the_queue_is_first_come_first_served_and_bounded() {
-        let mut door = Admission::new(1, 2);
-        let first = door.enter().unwrap();
-        assert_eq!(door.place(first), Ok(None));
-        let (second, third) = (door.enter().unwrap(), door.enter().unwrap());
-        assert_eq!(door.enter(), Err(Refusal::QueueFull { waiting: 2 }));
-        assert_eq!(door.place(third).unwrap().unwrap().position, 2);
-        door.leave(first, Some(Duration::from_secs(20)));
-        assert_eq!(door.place(second), Ok(None));
-        let place = door.place(third).unwrap().unwrap();
-        assert_eq!((place.position, place.queue_length), (1, 1));
-        assert_eq!(place.estimate, Duration::from_secs(100), "0.8 of the first guess and 0.2 of what was seen");
-    }
-
-    #[test]
-    fn who_leaves_the_queue_lets_the_others_move_up() {
-        let mut door = Admission::new(1, 5);
-        let tickets: Vec<_> = (0..4).map(|_| door.enter().unwrap()).collect();
-        door.leave(tickets[1], None);
-        assert_eq!(door.place(tickets[2]).unwrap().unwrap().position, 1);
-        assert_eq!(door.place(tickets[0]), Ok(None));
-    }
-
-    #[test]
-    fn a_draining_server_takes_nobody_and_sends_the_queue_away() {
-        let mut door = Admission::new(1, 5);
-        let (inside, waiting) = (door.enter().unwrap(), door.enter().unwrap());
-        door.drain();
-        assert_eq!(door.enter(), Err(Refusal::Draining));
-        assert_eq!(door.place(waiting), Err(Refusal::Draining));
-        assert_eq!(door.place(inside), Ok(None));
-        door.leave(inside, None);
-        assert_eq!((door.busy(), door.waiting()), (0, 1));
-    }
-
-    proptest! {
-        #[test]
-        fn places_never_overflow_and_never_stay_empty_while_somebody_waits(steps in proptest::collection::vec(0..3u8, 1..200)) {
-            let (slots, max) = (3, 4);
-            let mut door = Admission::new(slots, max);
-            let mut visits = VecDeque::new();
-            for step in steps {
-                match step {
-                    0 | 1 => {
-                        let full = door.busy() == slots && door.waiting() == max;
-                        match door.enter() {
-                            Ok(ticket) => visits.push_back(ticket),
-                            Err(refusal) => prop_assert!(full, "{refusal}"),
-                        }
-                    }
-                    _ => {
-                        if let Some(ticket) = visits.pop_front() {
-                            door.leave(ticket, None);
-                        }
-                    }
-                }
-                prop_assert!(door.busy() <= slots && door.waiting() <= max);
-                prop_assert!(door.waiting() == 0 || door.busy() == slots);
-                prop_assert_eq!(door.busy() + door.waiting(), visits.len());
-            }
-        }
-    }
-}
+mod tests;

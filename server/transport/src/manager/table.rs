@@ -28,6 +28,8 @@ pub struct Limits {
     pub pause: Duration,
     /// Second programs that may hear one session.
     pub sidebands: usize,
+    /// A server that is late takes nobody more until it has kept all deadlines for so long; zero: it always does.
+    pub calm: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +42,7 @@ impl Default for Limits {
             resume: Duration::from_secs(30),
             pause: Duration::from_secs(300),
             sidebands: 2,
+            calm: Duration::from_secs(10),
         }
     }
 }
