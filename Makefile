@@ -110,6 +110,7 @@ lint: exporter web ## formatting, clippy, docs, crate boundaries, TypeScript, Py
 fmt: exporter ## format Rust and Python
 	cargo fmt --all
 	$(VENV)/bin/ruff format models tests/interop
+	$(VENV)/bin/ruff format --config models/pyproject.toml bench/gpu bench/reference
 
 doc: ## open the API documentation
 	cargo doc --release --locked --no-deps --workspace --open
@@ -137,10 +138,11 @@ MINI_BUNDLE  := models/mini/bundle
 MINI_MINUTES ?= 60
 MINI_DEVICE  ?= cpu
 MINI_COUNT   ?= 100
+MINI_SHARDS  ?= 100
 
-mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for each part) and export it to models/mini/bundle
+mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for each part, MINI_SHARDS of sentences) and export it
 	bash .ci/system-packages mini
-	$(MINI) corpus --work $(MINI_WORK)
+	$(MINI) corpus --work $(MINI_WORK) --shards $(MINI_SHARDS)
 	$(MINI) train-hearing --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/hearing.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
 	$(MINI) train-speaking --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/speaking.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
 	$(MINI) train-flow --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/flow.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)

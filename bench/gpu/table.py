@@ -6,7 +6,7 @@
 Reads load-PRECISION.json and verify-PRECISION.json in the folder RESULTS, prints the table, and writes table.txt and
 summary.json beside them. Times are ms; unit times and TTFB are those that a session sees, waiting for other sessions
 included, as far as the engine's border: a network is not in them. Stage times are those of the stage, shared by all
-sessions of a batch.
+sessions of a batch; `cpu_unit` is the processor time of all threads for one unit of one session.
 """
 
 import argparse
@@ -34,6 +34,7 @@ COLUMNS = (
     ("flow", "{:>7}"),
     ("hift", "{:>7}"),
     ("t2w_rtf", "{:>7}"),
+    ("cpu_unit", "{:>8}"),
     ("rss_mib", "{:>7}"),
     ("gpu_mib", "{:>7}"),
 )
@@ -81,6 +82,7 @@ def row(precision: str, run: dict) -> dict:
         "flow": mean([unit["flow_ms"] for unit in speak]),
         "hift": mean([unit["hift_ms"] for unit in speak]),
         "t2w_rtf": ratio((total["flow_ms"] + total["hift_ms"]) / 1e3, count["samples"] / SAMPLE_RATE),
+        "cpu_unit": run["cpu_ms_per_unit"],
         "rss_mib": run["memory"]["rss_mib"],
         "gpu_mib": run["memory"]["gpu_mib"],
     }

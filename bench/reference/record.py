@@ -51,6 +51,8 @@ def record(args: argparse.Namespace, out: Path) -> dict:
     """Runs the session -> what belongs into session.json."""
     template = json.loads((args.like / "session.json").read_text())
     template["units"] = template["units"][: args.units]
+    if any(unit.get("frames") for unit in template["units"]):
+        raise SystemExit(f"{args.like} has pictures in its first {args.units} units, which are not driven here")
     noise = np.load(out / "cfm_noise.npy")
     model = official.load(args.code.resolve(), args.token2wav_code.resolve(), args.checkpoint.resolve(), noise)
     audio, _ = soundfile.read(out / "inputs" / template["input_audio"], dtype="float32")
@@ -89,11 +91,15 @@ def main() -> int:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{args.out} exists already")
-    session = lay_out(args.like.resolve(), args.checkpoint, args.out)
-    recorded = record(args, args.out)
+    # What fails half way must not look like a recording.
+    part = args.out.with_name(args.out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    session = lay_out(args.like.resolve(), args.checkpoint, part)
+    recorded = record(args, part)
     (session / "session.json").write_text(json.dumps(recorded, indent=1))
+    part.rename(args.out)
     listens = sum(unit["is_listen"] for unit in recorded["units"])
-    print(f"{session}: {len(recorded['units'])} units, {listens} of them listen")
+    print(f"{args.out / session.name}: {len(recorded['units'])} units, {listens} of them listen")
     return 0
 
 

@@ -99,7 +99,7 @@ metrics! {
     Cpu = "cpu", Percent;
     /// gaps
     Gaps = "gaps", Count;
-    /// units that took longer than their audio
+    /// units that were not finished within their length
     MissedDeadlines = "missed_deadlines", Count;
     /// units of user audio that the server dropped
     DroppedUnits = "dropped_units", Count;

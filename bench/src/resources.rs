@@ -27,14 +27,18 @@ pub struct Meter {
 impl Meter {
     /// A look now.
     pub fn look(&mut self) -> Option<Usage> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        let (now, seconds) = (Instant::now(), cpu_seconds(&stat)?);
+        let (now, seconds) = (Instant::now(), cpu_seconds_now()?);
         let cpu_percent = self
             .before
             .replace((now, seconds))
             .map(|(then, before)| 100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3));
         Some(Usage { resident_mib: resident_now_mib()?, cpu_percent })
     }
+}
+
+/// Processor time of this process so far; `None` where there is no /proc.
+pub fn cpu_seconds_now() -> Option<f64> {
+    cpu_seconds(&std::fs::read_to_string("/proc/self/stat").ok()?)
 }
 
 /// Resident memory of this process in MiB; `None` where there is no /proc.

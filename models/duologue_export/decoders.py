@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from duologue_export.checkpoint import Checkpoint
-from duologue_export.dims import DecoderDims
+from duologue_export.dims import UNIT_CODES, DecoderDims
 from duologue_export.errors import ExportError
 from duologue_export.graph.decoder import DecoderSource, write_decoder
 from duologue_export.graph.kv_compact import write_kv_compact
@@ -47,11 +47,12 @@ def export_tts(checkpoint: Checkpoint, out: Path, precision: str, target: str) -
         "eos": dims.eos,
         "kv_capacity": capacity,
         "embed_dtype": embed,
-        # Sampling of generate_chunk (modeling_minicpmo_unified.py:6711): 26 steps, the last sample is discarded.
+        # Sampling of generate_chunk (modeling_minicpmo_unified.py:6711).
         "temperature": 0.8,
         "repetition_penalty": 1.05,
         "repetition_window": 16,
-        "codes_per_unit": 25,
+        "codes_per_unit": UNIT_CODES,
+        "first_unit_codes": dims.first_unit_codes,
     }
     return {"tts": fragment, "kept_precision": kept}
 

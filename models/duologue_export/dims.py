@@ -77,6 +77,10 @@ class LlmDims(DecoderDims):
         )
 
 
+# Codes of a unit: generate_chunk takes 26 steps and discards the last sample (modeling_minicpmo_unified.py:6711).
+UNIT_CODES = 25
+
+
 @dataclass(frozen=True)
 class TtsDims(DecoderDims):
     """Llama of the speech tokens. The reference never passes rope_theta nor rms_norm_eps on, so LlamaConfig's defaults
@@ -86,6 +90,8 @@ class TtsDims(DecoderDims):
     audio_bos: int
     text_eos: int
     llm_hidden: int
+    # Codes of a turn's first unit: more than of the others where a checkpoint was taught to begin ahead of the units.
+    first_unit_codes: int
 
     @property
     def eos(self) -> int:
@@ -116,6 +122,7 @@ class TtsDims(DecoderDims):
             audio_bos=section.get("audio_bos_token_id", 21132),
             text_eos=section.get("text_eos_token_id", 21133),
             llm_hidden=section.get("llm_dim", 2560),
+            first_unit_codes=section.get("first_unit_codes", UNIT_CODES),
         )
 
 

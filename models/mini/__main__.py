@@ -14,6 +14,7 @@ COMMANDS = {
     "train-vocoder": "train_vocoder",
     "export": "export",
     "judge": "judge_engine",
+    "judge-written": "judge_written",
     "judge-voice": "judge_voice",
     "curves": "curves",
     "example": "example",

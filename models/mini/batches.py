@@ -54,7 +54,7 @@ class BatchMaker:
 def _make(batches_out: mp.Queue, mixed, words: list[str], durations: dict, seed: str, most: int) -> None:
     os.nice(5)
     vocabulary, draw = Vocabulary(words), random.Random(seed)
-    director = Director(Pace(durations), draw.getrandbits(32))
+    director = Director(Pace(durations), draw.getrandbits(32), sample=world.practise_spoken)
     while True:
         pool, units = [], 0
         while units < _POOL * most:
@@ -85,7 +85,7 @@ def written(draw: random.Random, vocabulary: Vocabulary) -> Example:
     """One written conversation of one to three questions."""
     memory, pairs = world.Memory(), []
     while len(pairs) < draw.randint(1, 3):
-        turn = world.sample(draw, memory, written=True)
+        turn = world.practise_written(draw, memory)
         if turn.intent == "unknown":
             # Words outside the vocabulary cannot be written; those of the world in no order can.
             turn = world.Turn("unknown", (scrambled(draw),), world.UNKNOWN)

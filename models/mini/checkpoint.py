@@ -21,7 +21,7 @@ from duologue_export.tiny.vocabulary import ADDED, AUDIO_BOS_OFFSET, NOT_SPECIAL
 from mini.corpus import CODES, SILENT_CODE
 from mini.hearing import MAX_POSITIONS, POOL, ROPE_THETA, Hearing
 from mini.vocabulary import Vocabulary
-from mini.voice import FLOW, SPEAKER, TTS_FFN, TTS_HEADS, TTS_HIDDEN, TTS_LAYERS, Speaking
+from mini.voice import FIRST_UNIT_CODES, FLOW, SPEAKER, TTS_FFN, TTS_HEADS, TTS_HIDDEN, TTS_LAYERS, Speaking
 
 _ONNX_OPSET, _ONNX_IR = 17, 8
 
@@ -107,6 +107,7 @@ def config(vocabulary: Vocabulary, hearing: Hearing) -> dict:
             "num_audio_tokens": CODES + 1,
             "num_text_tokens": vocabulary.rows,
             "num_vq": 1,
+            "first_unit_codes": FIRST_UNIT_CODES,
             "llm_dim": d.llm_hidden,
             "audio_bos_token_id": vocabulary.first_added + AUDIO_BOS_OFFSET,
             "text_eos_token_id": vocabulary.first_added + TEXT_EOS_OFFSET,

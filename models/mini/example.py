@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from mini.corpus import RATE_HZ as REPLY_HZ
-from mini.engines import Flite
+from mini.engines import Espeak
 from mini.features import RATE_HZ
 from mini.program import talk
 from mini.speakers import finish
@@ -29,15 +29,16 @@ QUESTIONS = (
     (4.2, "what is the opposite of hot"),
     (4.4, "tell me a joke"),
 )
-VOICE = "rms"
+# A held-out voice: its variant, words per minute, pitch and range of pitch.
+VOICE = ("gmw/en-US+Andrea", 160, 45, 50)
 _HOP_S, _BINS, _PX_PER_S = 0.01, 128, 60
 
 
-def question(flite: Flite) -> tuple[np.ndarray, list[tuple[float, str]]]:
+def question(espeak: Espeak) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """(the user's side at 16 kHz, (start in seconds, words) of each question)."""
     parts, asked, at = [], [], 0
     for gap, text in QUESTIONS:
-        speech = finish(flite.say(text, VOICE, 1.0, 1.0), 1).samples
+        speech = finish(espeak.say(text, *VOICE), 0).samples
         at += int(gap * RATE_HZ)
         asked.append((at / RATE_HZ, text))
         parts += [np.zeros(int(gap * RATE_HZ), np.float32), speech]
@@ -126,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the files. Raises `RuntimeError` when the program fails."""
     args.out.mkdir(parents=True, exist_ok=True)
-    user, asked = question(Flite())
+    user, asked = question(Espeak())
     wav, timeline = args.out / "question.wav", args.out / "timeline.jsonl"
     soundfile.write(wav, user, RATE_HZ, subtype="PCM_16")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
 """How well the model hears: greedy decoding of whole sessions, unit by unit, as the server does it.
 
 Sets: `train` (trained voices), `espeak` (held-out variants), `rms` (a held-out flite voice), `snr15` (held-out espeak
-with white noise 15 dB below the speech), `noise` (no user at all), `interrupted` (the user talks into an answer),
+with white noise 15 dB below the speech), `noise` (nobody speaks: noises, music, silence), `far` (nobody but a second
+speaker at the other end of the room, in noise), `interrupted` (the user talks into an answer),
 `talk` (conversations of 3 to 6 questions, some of which need what was said before).
 Sessions of a set are the same at every call.
 """
@@ -29,6 +30,7 @@ SETS = {
     "noise": {"kind": "noise"},
     "interrupted": {"kind": "interrupted", "voices": "espeak", "noise_db": 45},
     "talk": {"kind": "talk", "voices": "espeak", "noise_db": 45},
+    "far": {"kind": "far"},
 }
 # What only somebody who remembers can answer; so is a question that begins with "and".
 RECALL = {"my name", "last number", "again"}

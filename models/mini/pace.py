@@ -1,4 +1,7 @@
-"""How fast the reply voice speaks: which words of an answer belong to which second.
+"""How fast the reply voice speaks: which words of an answer belong to which unit.
+
+The first unit of an answer holds more than a second of speech. The vocoder keeps the end of what it was given until the
+next unit's codes come, and that must not be heard as a gap: a listener plays the first unit while the second is made.
 
 Word durations are measured once with the reply voice and averaged over contexts. Single words deviate by some
 hundredths of a second either way, which the speech model learns to even out; the sum over a long story stays right.
@@ -17,6 +20,9 @@ from mini.engines import Flite, Speech
 VOICE, STRETCH = "slt", 1.05
 # Measured once, kept beside the trained weights that were taught with it.
 TABLE = Path(__file__).parent / "pace.json"
+# Speech of an answer's first unit, and by how much it is ahead of the units.
+FIRST_S = 1.4
+AHEAD_S = FIRST_S - 1.0
 # A unit's text must stay below the manifest's max_chars_per_unit (28), and its tokens below max_new_speak_tokens (20).
 MAX_CHARACTERS, MAX_WORDS = 27, 16
 # What flite leaves out before the first word and after the last one, as trimmed by `spoken`.
@@ -72,20 +78,25 @@ class Pace:
         return times
 
     def units(self, answer: str) -> list[list[str]]:
-        """The words and commas of an answer, second by second; the last second may have none."""
+        """The words and commas of an answer, unit by unit; the last unit may have none."""
         items = answer.replace(",", " ,").split()
         starts = self.starts(items)
         units: list[list[str]] = [[]]
         for item, start in zip(items, starts, strict=False):
-            while len(units) < int(start) + 1:
+            while len(units) < _unit_at(start) + 1:
                 units.append([])
             characters = sum(len(word) + (word != ",") for word in [*units[-1], item])
             if characters > MAX_CHARACTERS or len(units[-1]) >= MAX_WORDS:
                 units.append([])
             units[-1].append(item)
-        while len(units) < int(starts[-1] + FINAL_S) + 1:
+        while len(units) < _unit_at(starts[-1] + FINAL_S) + 1:
             units.append([])
         return units
+
+
+def _unit_at(second: float) -> int:
+    """The unit of an answer that speaks at `second` of it."""
+    return max(0, int(second - AHEAD_S))
 
 
 def measure(words: list[str]) -> dict[str, float]:

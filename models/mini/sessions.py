@@ -28,7 +28,11 @@ HANG_S = 0.2
 HEARD_S = 0.4
 # Part of the questions that are typed.
 TYPED = 0.07
-KINDS = {"one": 52, "two": 16, "talk": 5, "long": 2.5, "interrupted": 14, "noise": 10}
+# Part of the transcriptions that are words without a sentence.
+WORD_LISTS = 0.5
+KINDS = {"one": 52, "two": 16, "talk": 5, "long": 2.5, "interrupted": 14, "noise": 7, "far": 4}
+# Kinds without a question: nobody, or somebody at the other end of the room.
+UNASKED = ("noise", "far")
 
 
 @dataclass
@@ -81,7 +85,7 @@ class Director:
         draw = self._draw
         kind = kind or draw.choices(list(KINDS), list(KINDS.values()))[0]
         scene = _Scene(self, kind, Speaker(self._studio, draw, voices))
-        if kind == "noise":
+        if kind in UNASKED:
             scene.units = [LISTEN] * draw.randint(3, 8)
         else:
             turns = {"one": 1, "two": 2, "talk": draw.randint(3, 6), "long": draw.randint(7, 14), "interrupted": 2}[
@@ -91,8 +95,12 @@ class Director:
         return scene.record(clean, noise_db, voices != "train")
 
     def transcription(self, voices: str = "train") -> Session:
-        """A question whose answer is its own words, all in one unit."""
-        turn = world.sample_known(self._draw)
+        """A question, or words of the open vocabulary in no order, whose answer is the same words, all in one unit."""
+        if self._draw.random() < WORD_LISTS:
+            pieces = (" ".join(self._draw.sample(facts.ECHO + facts.NAMES, self._draw.randint(2, 5))),)
+        else:
+            pieces = world.sample_known(self._draw).pieces
+        turn = world.Turn("transcription", pieces, " ".join(pieces))
         scene = _Scene(self, "transcription", Speaker(self._studio, self._draw, voices))
         utterance = scene.place(turn, self._draw.uniform(0.02, 1.3))
         unit = scene.listen_until(utterance)
@@ -234,7 +242,7 @@ class _Scene:
         if not (clean or test):
             if self.kind != "transcription" and draw.random() < 0.06:
                 self._own_voice()
-            if draw.random() < (0.35 if self.kind == "noise" else 0.06):
+            if self.kind == "far" or (self.kind != "noise" and draw.random() < 0.06):
                 self._far_speaker()
             if self._clips and draw.random() < 0.35:
                 stream = convolve(stream, reverberation(random_, draw.uniform(0.05, 0.35), draw.uniform(0.02, 0.12)))
@@ -243,8 +251,8 @@ class _Scene:
         if noise_db is not None:
             stream += noise(random_, count, "white") * LEVEL * 10 ** (-noise_db / 20)
         elif not clean:
-            if self.kind == "noise" or draw.random() < 0.7:
-                loudness = draw.uniform(-50, -2) if self.kind == "noise" else draw.uniform(-50, -8)
+            if self.kind in UNASKED or draw.random() < 0.7:
+                loudness = draw.uniform(-50, -2) if self.kind in UNASKED else draw.uniform(-50, -8)
                 stream += noise(random_, count, draw.choice(NOISES)) * LEVEL * 10 ** (loudness / 20)
             if draw.random() < 0.4:
                 stream = colour(stream, random_, draw.random() < 0.2)

@@ -21,9 +21,9 @@ from mini.voice import FLOW, Encoder, Estimator, flow_weights
 
 LEARNING_RATE, WARM_UP, CLIP = 1.5e-3, 100, 1.0
 AVERAGE = 0.995
-# Codes of the voice prompt (a call of its own), of silence in front of a turn, of its first two calls and of the others
-# (server/session/src/speech.rs: 12 spoken codes start a reply, the rest of its first second follows).
-PROMPT, SILENCE, CHUNKS, FULL = 1, 3, (12, 13), 25
+# Codes of the voice prompt (a call of its own), of silence in front of a turn, of the calls of its first unit and of
+# the others (server/session/src/speech.rs: 12 codes start a reply, 15 follow, and the rest of the unit).
+PROMPT, SILENCE, CHUNKS, FULL = 1, 3, (12, 15, 8), 25
 CODES_PER_BATCH = 600
 SAVE_EVERY_S, JUDGE_EVERY_S = 300, 600
 # Part of a run that trains the encoder only.

@@ -1,7 +1,8 @@
-"""Trains the speech token model: words, second by second, to codes of 40 ms.
+"""Trains the speech token model: words, unit by unit, to codes of 40 ms.
 
-The condition of a unit is its text tokens and audio_bos; 25 codes follow in every unit but the last, whose end is the
-end-of-speech code. State lives in WORK/speaking.pt, the small file for the repository at `--checkpoint`.
+The condition of a unit is its text tokens and audio_bos; 35 codes follow in the first unit, 25 in every other but the
+last, whose end is the end-of-speech code. State lives in WORK/speaking.pt, the small file for the repository at
+`--checkpoint`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from duologue_export.dims import UNIT_CODES
 from duologue_export.tiny.vocabulary import AUDIO_BOS_OFFSET
 from mini import corpus
 from mini.corpus import CODES, LEVELS, SILENT_CODE, STAGES, Sentence
@@ -21,9 +23,8 @@ from mini.muon import Optimizers
 from mini.pace import Pace
 from mini.store import load_small, rows_by_word, save_small, use
 from mini.vocabulary import Vocabulary
-from mini.voice import Speaking
+from mini.voice import FIRST_UNIT_CODES, Speaking
 
-CODES_PER_UNIT = 25
 LEARNING_RATE, MUON_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 1.5e-3, 3e-3, 100, 0.02, 1.0
 AVERAGE = 0.995
 SMOOTHING, REPLACED = 0.02, 0.06
@@ -36,8 +37,15 @@ def units_of(sentence: Sentence, pace: Pace) -> tuple[list[list[str]], list[list
     """(words, codes) per unit. Units before the last are filled up with silence; speech past the last one is cut."""
     words = pace.units(sentence.text)
     codes = sentence.codes.tolist()
-    codes += [SILENT_CODE] * ((len(words) - 1) * CODES_PER_UNIT - len(codes))
-    return words, [codes[i * CODES_PER_UNIT : (i + 1) * CODES_PER_UNIT] for i in range(len(words))]
+    ends = [FIRST_UNIT_CODES + index * UNIT_CODES for index in range(len(words))]
+    starts = [0, *ends[:-1]]
+    codes += [SILENT_CODE] * (starts[-1] - len(codes))
+    return words, [codes[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def most_codes(unit: int) -> int:
+    """Codes of a unit that does not end early."""
+    return FIRST_UNIT_CODES if unit == 0 else UNIT_CODES
 
 
 def condition(words: list[str], last: bool, vocabulary: Vocabulary) -> list[int]:
@@ -62,7 +70,7 @@ def sequence(
             ids.append(code)
             kinds.append(True)
             targets.append(-1)
-        if last and len(spoken) < CODES_PER_UNIT:
+        if last and len(spoken) < most_codes(index):
             targets[-1] = CODES
     return ids, kinds, targets
 
@@ -92,20 +100,19 @@ def loss_of(model: Speaking, items: list[tuple], replaced: float = 0.0) -> tuple
 
 @torch.inference_mode()
 def generate(model: Speaking, units: list[list[str]], vocabulary: Vocabulary) -> list[list[int]]:
-    """Greedy codes per unit by the server's rules (server/session/src/speech.rs): only the first and the last unit may
-    end early."""
+    """Greedy codes per unit by the server's rules (server/session/src/speech.rs): only the last unit may end early."""
     caches: list[list] = [[] for _ in model.model.layers]
     out = []
     for index, words in enumerate(units):
-        first, last = index == 0, index == len(units) - 1
+        last = index == len(units) - 1
         rows = model.emb_text(torch.tensor([condition(words, last, vocabulary)]))
         codes: list[int] = []
         while True:
             hidden = model.model(rows, caches)
-            if len(codes) == CODES_PER_UNIT:
+            if len(codes) == most_codes(index):
                 break
             logits = model.head_code(hidden[0, -1])
-            if not (first or last):
+            if not last:
                 logits[CODES] = -torch.inf
             code = int(logits.argmax())
             if code == CODES:

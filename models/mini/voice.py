@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from duologue_export import inventory
-from duologue_export.dims import FlowDims, HiftDims, TtsDims
+from duologue_export.dims import UNIT_CODES, FlowDims, HiftDims, TtsDims
 from duologue_export.modules.layers import WeightedModule
 from duologue_export.modules.torch_flow_cfm import Cfm, modulation, times
 from duologue_export.modules.torch_flow_encoder import CONV1_LEN, CONV2_LEN, FlowEncoder
 from duologue_export.modules.torch_hift import SAMPLES_PER_FRAME, Hift
 from mini.corpus import CODES, MELS
 from mini.hearing import Decoder
+from mini.pace import FIRST_S
 
 SPEAKER = 192
 LOOKAHEAD = 3
@@ -46,6 +47,7 @@ FLOW = FlowDims(
 )
 HIFT = HiftDims(base_channels=128, f0_channels=64, mel=MELS, harmonics=8)
 TTS_HIDDEN, TTS_LAYERS, TTS_HEADS, TTS_FFN = 192, 4, 4, 512
+FIRST_UNIT_CODES = round(FIRST_S * UNIT_CODES)
 
 
 def fresh(shapes: inventory.Shapes, gains: dict[str, float] | None = None) -> dict[str, nn.Parameter]:
@@ -71,6 +73,7 @@ def tts_dims(vocab: int, llm_hidden: int, audio_bos: int, text_eos: int) -> TtsD
         hidden=TTS_HIDDEN, layers=TTS_LAYERS, heads=TTS_HEADS, kv_heads=TTS_HEADS, head_dim=TTS_HIDDEN // TTS_HEADS,
         intermediate=TTS_FFN, vocab=CODES + 1, rms_eps=1e-6, rope_theta=10000.0, max_positions=4096, text_tokens=vocab,
         audio_bos=audio_bos, text_eos=text_eos, llm_hidden=llm_hidden,
+        first_unit_codes=FIRST_UNIT_CODES,
     )  # fmt: skip
 
 

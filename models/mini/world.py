@@ -51,31 +51,58 @@ class Turn:
 
 
 Skill = Callable[[random.Random, Memory], Turn]
-# (weight in spoken sessions, weight in written ones, skill)
-SKILLS: list[tuple[float, float, Skill]] = []
 
 
-def skill(weight: float, written: float | None = None) -> Callable[[Skill], Skill]:
-    """Adds a skill to the world; `weight` is how often it is practised, relative to the others. `written`: the same in
-    written practice, which costs a hundredth of spoken practice: there belongs what must be worked out or learnt by
-    heart, for an answer repeats what it answers ("two plus three is") and goes on from words in either case."""
+@dataclass(frozen=True)
+class Weights:
+    """How often a skill comes, relative to the others: `asked` by users and in the evaluation, `spoken` and `written`
+    in practice."""
+
+    asked: float
+    spoken: float
+    written: float
+
+
+SKILLS: list[tuple[Weights, Skill]] = []
+
+
+def skill(asked: float, spoken: float | None = None, written: float | None = None) -> Callable[[Skill], Skill]:
+    """Adds a skill to the world; see `Weights`. Practice follows `asked` where nothing else is said. `spoken`: more for
+    what is hard to hear, an open vocabulary above all. `written` practice costs a hundredth of spoken practice: there
+    belongs what must be worked out or learnt by heart, for an answer repeats what it answers ("two plus three is") and
+    goes on from words in either case."""
 
     def add(function: Skill) -> Skill:
-        SKILLS.append((weight, weight if written is None else written, function))
+        weights = Weights(asked, asked if spoken is None else spoken, asked if written is None else written)
+        SKILLS.append((weights, function))
         return function
 
     return add
 
 
-def sample(draw: random.Random, memory: Memory, written: bool = False) -> Turn:
-    """A turn that makes sense at this point of a conversation."""
-    spoken_weights, written_weights, skills = zip(*SKILLS, strict=True)
-    return draw.choices(skills, written_weights if written else spoken_weights)[0](draw, memory)
+def _drawn(draw: random.Random, memory: Memory, part: str) -> Turn:
+    weights, skills = zip(*SKILLS, strict=True)
+    return draw.choices(skills, [getattr(w, part) for w in weights])[0](draw, memory)
+
+
+def sample(draw: random.Random, memory: Memory) -> Turn:
+    """A turn that makes sense at this point of a conversation, as users ask."""
+    return _drawn(draw, memory, "asked")
+
+
+def practise_spoken(draw: random.Random, memory: Memory) -> Turn:
+    """The same, as often as it is to be practised aloud."""
+    return _drawn(draw, memory, "spoken")
+
+
+def practise_written(draw: random.Random, memory: Memory) -> Turn:
+    """The same, as often as it is to be practised in writing."""
+    return _drawn(draw, memory, "written")
 
 
 def named(name: str) -> Skill:
     """The skill that the function of this name is. Raises `KeyError` when there is none."""
-    return {function.__name__: function for _, _, function in SKILLS}[name]
+    return {function.__name__: function for _, function in SKILLS}[name]
 
 
 def _ask(draw: random.Random, intent: str, question: str, answer: str, effect=None) -> Turn:
@@ -287,7 +314,7 @@ def animal(draw: random.Random, memory: Memory) -> Turn:
     )
 
 
-@skill(5, written=30)
+@skill(5, spoken=10, written=30)
 def spell(draw: random.Random, memory: Memory) -> Turn:
     """Spells a word or a name."""
     word = draw.choice(facts.ECHO + facts.NAMES)
@@ -299,7 +326,7 @@ def spell(draw: random.Random, memory: Memory) -> Turn:
     )
 
 
-@skill(14, written=30)
+@skill(14, spoken=34, written=30)
 def repeat(draw: random.Random, memory: Memory) -> Turn:
     """Says one to three words back."""
     words = " ".join(draw.choice(facts.ECHO) for _ in range(draw.choice((1, 1, 2, 2, 3))))
@@ -364,7 +391,7 @@ def unknown(draw: random.Random, memory: Memory) -> Turn:
 
 
 def sample_known(draw: random.Random) -> Turn:
-    """A turn that is not `unknown`."""
-    known = [(weight, function) for weight, _, function in SKILLS if function is not unknown]
+    """A turn that is not `unknown`, as users ask."""
+    known = [(weights.asked, function) for weights, function in SKILLS if function is not unknown]
     weights, skills = zip(*known, strict=True)
     return draw.choices(skills, weights)[0](draw, Memory())

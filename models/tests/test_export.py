@@ -51,7 +51,7 @@ def test_every_file_is_listed_with_its_checksum(bundle):
 
 def test_manifest_sections(bundle, checkpoint):
     manifest = manifest_of(bundle)
-    assert (manifest["format"], manifest["format_version"]) == ("duologue-bundle", 1)
+    assert (manifest["format"], manifest["format_version"]) == ("duologue-bundle", 2)
     assert manifest["io_dtype"] == "float32" and manifest["kept_precision"] == {}
     for section in ("llm", "apm", "vision", "tts", "token2wav", "flow", "hift"):
         assert manifest[section], section

@@ -1,11 +1,13 @@
 """What the evaluation counts, and the picture of the curves."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mini import judge_written, world
 from mini.curves import draw, read
 from mini.judge_engine import clicks
 from mini.judge_hearing import Tally, answer_from, skeleton
@@ -88,6 +90,18 @@ def test_a_jump_at_a_join_is_a_click_and_speech_is_not():
     assert clicks(wave, lines) == (2, 0)
     wave[2000:] += 2
     assert clicks(wave, lines) == (2, 1)
+
+
+def test_written_answers_are_counted_without_their_commas(monkeypatch, capsys):
+    monkeypatch.setattr(judge_written, "load", lambda *_: (None,))
+    monkeypatch.setattr(world, "sample_known", lambda _: TURN)
+    reports = []
+    for said in ("two plus two is four", "two plus two is five"):
+        monkeypatch.setattr(judge_written, "answer", lambda *_, said=said: said)
+        assert judge_written.run(Namespace(checkpoints=Path(), count=3, errors=1)) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == {"n": 3, "exact": 1.0, "wrong": {}, "errors": []}
+    assert (reports[1]["exact"], reports[1]["wrong"], len(reports[1]["errors"])) == (0.0, {"plus": "3/3"}, 1)
 
 
 def test_edit_distance():

@@ -177,9 +177,9 @@ def test_speech_is_laid_out_unit_by_unit(vocabulary):
     pace = Pace({**dict.fromkeys(vocabulary.words, 0.34), ",": 0.22})
     text = "hello, how are you today my friend"
     known = " ".join(word for word in text.replace(",", " ,").split() if word == "," or word in vocabulary.words)
-    codes = np.arange(70) % CODES
+    codes = np.arange(80) % CODES
     words, spoken = train_speaking.units_of(Sentence(known, [], np.zeros(0, np.int16), np.zeros(0), codes), pace)
-    assert [len(c) for c in spoken[:-1]] == [25] * (len(words) - 1)
+    assert len(words) > 2 and [len(c) for c in spoken[:-1]] == [35] + [25] * (len(words) - 2)
     ids, kinds, targets = train_speaking.sequence(words, spoken, vocabulary)
     chosen = [t for t in targets if t >= 0]
     assert chosen[: len(codes)] == codes.tolist() and (chosen[-1] == CODES) == (len(spoken[-1]) < 25)
@@ -192,7 +192,7 @@ def test_speech_is_laid_out_unit_by_unit(vocabulary):
 
 def test_generated_units_follow_the_rules_of_the_server(parts, vocabulary):
     units = train_speaking.generate(parts[1], [["hello"], ["you"], []], vocabulary)
-    assert len(units) == 3 and len(units[1]) == 25
+    assert [len(unit) for unit in units[:2]] == [35, 25] and len(units[2]) <= 25
     assert all(0 <= code < CODES for unit in units for code in unit)
 
 

@@ -1,6 +1,6 @@
 //! Recorded sessions of the official PyTorch code ("golden" sessions) and our replay of them.
 //!
-//! [`GoldenSession`] reads the part of a golden `session.json` that steers a replay; [`ReplayUnit`] is what `duologue replay`
+//! [`GoldenSession`] reads a golden `session.json`, as far as it steers a replay or judges one; [`ReplayUnit`] is what `duologue replay`
 //! writes per unit, in the golden file's own field names, so that one judge can read both. Unknown fields of a golden file are
 //! ignored on purpose: it carries many more measurements than a replay needs.
 

@@ -15,8 +15,8 @@ use duologue_model::vad::{VoiceDetector as Detector, VoiceDetectorStream};
 use duologue_model::{Bundle, Manifest, Runtime};
 use duologue_session::{DecodeMode, Input, Mode, SessionConfig, TextDecoder, VoiceFrame, Work};
 use duologue_transport::{
-    Backend, BackendError, BackendInfo, BackendSession, SamplingChoice, SessionRequest, VoiceChoice, VoiceDetector,
-    Wake,
+    Backend, BackendError, BackendInfo, BackendSession, ReplyStart, SamplingChoice, SessionRequest, VoiceChoice,
+    VoiceDetector, Wake,
 };
 use sha2::{Digest, Sha256};
 
@@ -91,7 +91,7 @@ fn info(bundle: &Bundle, slots: usize) -> Result<BackendInfo> {
         slots,
         duplex: manifest.duplex.clone(),
         output_rate_hz: output_rate_hz(manifest),
-        held_back: manifest.held_back(),
+        reply_start: ReplyStart { held_back: manifest.held_back(), ahead: manifest.ahead() },
         voices: manifest.voices.iter().map(|voice| voice.name.clone()).collect(),
         cloning: manifest.clones_voices().then(|| voice_seconds(manifest)),
         vision: manifest.vision.is_some(),

@@ -11,7 +11,9 @@ use duologue_session::dialogue::{EndedBy, SpeechOrder, TurnReset, UnitEnd};
 use duologue_session::{
     Duplex, Input, PreparedReport, SpeechReport, SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
-use duologue_transport::{Backend, BackendError, BackendInfo, BackendSession, SessionRequest, VoiceDetector, Wake};
+use duologue_transport::{
+    Backend, BackendError, BackendInfo, BackendSession, ReplyStart, SessionRequest, VoiceDetector, Wake,
+};
 
 /// Rate of the user's audio.
 pub const INPUT_RATE: u32 = 16_000;
@@ -40,6 +42,8 @@ pub struct ScriptedBackend {
     script: Vec<Plan>,
     /// From a unit's work to its report.
     unit_time: Duration,
+    /// By how much a reply's first unit is longer than a unit.
+    ahead: Duration,
     /// Finds voice in every frame that is louder than this.
     voice_dbfs: Option<f32>,
 }
@@ -63,7 +67,7 @@ impl ScriptedBackend {
                 force_listen_count: 0,
             },
             output_rate_hz: OUTPUT_RATE,
-            held_back: Duration::ZERO,
+            reply_start: ReplyStart::default(),
             voices: vec!["default".into()],
             cloning: Some(0.5..=10.0),
             vision: true,
@@ -73,7 +77,8 @@ impl ScriptedBackend {
             context_tokens: 8192,
             forced_schedules: false,
         };
-        Self { info, script: script.to_vec(), unit_time: Duration::ZERO, voice_dbfs: None }
+        let unit_time = Duration::ZERO;
+        Self { info, script: script.to_vec(), unit_time, ahead: Duration::ZERO, voice_dbfs: None }
     }
 
     /// Units take this long.
@@ -84,7 +89,14 @@ impl ScriptedBackend {
 
     /// The first unit of a reply makes so much less sound, and its last one more.
     pub fn held_back(mut self, held_back: Duration) -> Self {
-        self.info.held_back = held_back;
+        self.info.reply_start.held_back = held_back;
+        self
+    }
+
+    /// The first unit of a reply is said to be ahead of its second by `promised`, and is by `given`.
+    pub fn begins_ahead(mut self, promised: Duration, given: Duration) -> Self {
+        self.info.reply_start.ahead = promised;
+        self.ahead = given;
         self
     }
 
@@ -113,7 +125,9 @@ impl Backend for ScriptedBackend {
         Ok(Box::new(ScriptedSession {
             script: self.script.iter().copied().collect(),
             unit_time: self.unit_time,
-            held_back: (self.info.held_back.as_secs_f64() * f64::from(OUTPUT_RATE)) as usize,
+            held_back: samples_of(self.info.reply_start.held_back),
+            ahead: samples_of(self.ahead),
+            replies: false,
             owed: Vec::new(),
             answers: Arc::default(),
             wake,
@@ -139,6 +153,10 @@ struct ScriptedSession {
     /// Samples that stay behind until a reply ends, and those that do.
     held_back: usize,
     owed: Vec<i16>,
+    /// Samples of a reply's first unit beyond a unit.
+    ahead: usize,
+    /// A reply goes on.
+    replies: bool,
     answers: Answers,
     wake: Wake,
 }
@@ -169,7 +187,14 @@ impl ScriptedSession {
                 _ => {}
             }
         }
-        let Some(report) = speech else { return self.owed.clear() };
+        let Some(report) = speech else {
+            self.replies = false;
+            return self.owed.clear();
+        };
+        if !std::mem::replace(&mut self.replies, !ends) {
+            report.samples.extend(vec![AHEAD; self.ahead]);
+            report.sound_samples += self.ahead;
+        }
         let mut samples = std::mem::take(&mut self.owed);
         samples.append(&mut report.samples);
         let kept = if ends { 0 } else { self.held_back };
@@ -266,6 +291,13 @@ fn word_ends(text: &str) -> Vec<usize> {
 }
 
 /// A second of a 440 Hz tone whose phase goes on from unit to unit.
+/// A sample of what is said ahead.
+const AHEAD: i16 = 4000;
+
+fn samples_of(length: Duration) -> usize {
+    (length.as_secs_f64() * f64::from(OUTPUT_RATE)) as usize
+}
+
 fn tone(unit: u32) -> Vec<i16> {
     let step = std::f64::consts::TAU * 440.0 / f64::from(OUTPUT_RATE);
     (0..OUTPUT_RATE).map(|n| (8000.0 * (step * f64::from(unit * OUTPUT_RATE + n)).sin()) as i16).collect()

@@ -131,7 +131,7 @@ impl Server {
     /// If they stay.
     pub async fn idle(&self) {
         let gone = async {
-            while self.manager.load().0 > 0 {
+            while self.manager.load().busy > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -242,7 +242,7 @@ async fn broken_frames_and_half_requests_cost_nobody_a_session() {
     }
     bystander.goes_on().await;
     let alone = async {
-        while server.manager.load().0 > 1 {
+        while server.manager.load().busy > 1 {
             sleep(Duration::from_millis(5)).await;
         }
     };
@@ -276,7 +276,7 @@ async fn bodies_that_make_no_sense_are_refused_in_the_wires_shape() {
         let start: String = body.chars().take(60).collect();
         assert_eq!((got, error["error"]["code"].as_str()), (status, Some(code)), "{path} {start}: {error}");
         assert_eq!(error["error"]["param"], param, "{path} {start}: {error}");
-        assert_eq!(server.manager.load().0, 0, "{path} {start}: the place is free");
+        assert_eq!(server.manager.load().busy, 0, "{path} {start}: the place is free");
     }
 }
 

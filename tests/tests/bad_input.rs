@@ -121,8 +121,8 @@ fn bundles_that_are_not_whole() {
         fs::write(copy.join(name), content).unwrap();
     };
     let manifest = fs::read_to_string(original.join("manifest.json")).unwrap();
-    replace("manifest.json", manifest.replacen("\"format_version\": 1", "\"format_version\": 7", 1).as_bytes());
-    assert_says(&place.talk(&copy, &[]), &["manifest.json", "format_version is 7", "version 1"]);
+    replace("manifest.json", manifest.replacen("\"format_version\": 2", "\"format_version\": 7", 1).as_bytes());
+    assert_says(&place.talk(&copy, &[]), &["manifest.json", "format_version is 7", "version 2"]);
     replace("manifest.json", b"{");
     assert_says(&place.talk(&copy, &[]), &["manifest.json"]);
     replace("manifest.json", manifest.as_bytes());

@@ -213,7 +213,7 @@ async fn a_full_queue_and_a_busy_worker_close_with_1013() {
     // The worker role waits five seconds in the only place of the queue.
     let mut busy = Client::connect(&server, "/ws/duplex").await;
     let waiting = async {
-        while server.manager.load().1 == 0 {
+        while server.manager.load().waiting == 0 {
             sleep(Duration::from_millis(5)).await;
         }
     };

@@ -312,7 +312,7 @@ async fn two_hundred_idle_sessions_are_held_and_let_go() {
     for _ in 0..200 {
         all.push(open(&server, json!({})).await.0);
     }
-    assert_eq!(server.manager.load().0, 200);
+    assert_eq!(server.manager.load().busy, 200);
     for socket in &mut all {
         socket.send(&json!({"type": "session.close"})).await;
     }

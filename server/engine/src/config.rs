@@ -15,6 +15,7 @@ pub fn session_defaults(manifest: &Manifest, mode: Mode, seed: u64) -> SessionCo
                 repetition_penalty: tts.repetition_penalty,
                 repetition_window: tts.repetition_window,
                 codes_per_unit: tts.codes_per_unit,
+                first_unit_codes: tts.first_unit_codes,
                 filter: None,
             },
             rules: SpeechRules {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 /// What `format` must say.
 pub const FORMAT: &str = "duologue-bundle";
 /// The only `format_version` this program reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The whole manifest. Unknown fields are refused: they would be rules this program does not follow.
 #[derive(Debug, Clone, Deserialize)]
@@ -350,6 +350,8 @@ pub struct TtsBlock {
     pub repetition_window: usize,
     /// Most codes of one unit.
     pub codes_per_unit: usize,
+    /// Most codes of a turn's first unit.
+    pub first_unit_codes: usize,
 }
 
 /// Rules of the vocoder stream.
@@ -500,6 +502,13 @@ impl Manifest {
         Duration::from_secs_f64(lookahead + kept)
     }
 
+    /// By how much the first unit of a reply says more than a unit's worth.
+    pub fn ahead(&self) -> Duration {
+        let (Some(tts), Some(token2wav)) = (&self.tts, &self.token2wav) else { return Duration::ZERO };
+        let codes = tts.first_unit_codes - tts.codes_per_unit;
+        Duration::from_secs_f64(codes as f64 / f64::from(token2wav.token_rate_hz))
+    }
+
     /// Rules between fields.
     ///
     /// # Errors
@@ -517,6 +526,12 @@ impl Manifest {
         ];
         if let Some((missing, _)) = speech.iter().find(|(_, present)| *present != self.tts.is_some()) {
             return Err(format!("field {missing} must be present exactly when tts is"));
+        }
+        if let Some(tts) = self.tts.as_ref().filter(|tts| tts.first_unit_codes < tts.codes_per_unit) {
+            return Err(format!(
+                "field tts.first_unit_codes is {}, less than the {} of tts.codes_per_unit",
+                tts.first_unit_codes, tts.codes_per_unit
+            ));
         }
         if self.llm.kv_capacity < 2 {
             return Err(format!("field llm.kv_capacity is {}, at least 2 rows are needed", self.llm.kv_capacity));

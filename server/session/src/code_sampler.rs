@@ -46,7 +46,7 @@ impl CodeSampler {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         // Stream 0 of the same seed belongs to the text sampler.
         random.set_stream(1);
-        let codes = Vec::with_capacity(rules.codes_per_unit);
+        let codes = Vec::with_capacity(rules.first_unit_codes);
         Self { rules, random, phase: Phase::Idle, codes, scores: Vec::new(), candidates: Vec::new() }
     }
 

@@ -171,6 +171,8 @@ pub struct SpeechSampling {
     pub repetition_window: usize,
     /// Most codes of one unit.
     pub codes_per_unit: usize,
+    /// Most codes of a turn's first unit in live mode: more than of the others if the model begins ahead of the units.
+    pub first_unit_codes: usize,
     /// Restricts the draw; the reference's duplex mode draws from the full distribution (`None`).
     pub filter: Option<CodeFilter>,
 }
@@ -204,6 +206,9 @@ impl SpeechSampling {
             || format!("{} is not a positive number", self.repetition_penalty),
         )?;
         require(self.codes_per_unit > 0, "tts.codes_per_unit", || "must be at least 1".into())?;
+        require(self.first_unit_codes >= self.codes_per_unit, "tts.first_unit_codes", || {
+            format!("{} is less than the {} of the other units", self.first_unit_codes, self.codes_per_unit)
+        })?;
         if let Some(filter) = &self.filter {
             require(filter.top_p > 0.0 && filter.top_p <= 1.0, "tts.filter.top_p", || {
                 format!("{} is not in (0, 1]", filter.top_p)

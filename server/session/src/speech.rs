@@ -85,7 +85,13 @@ pub struct ChunkEnd {
 #[derive(Debug)]
 enum Phase {
     Idle,
-    Chunk { condition_len: usize, codes: usize, end_of_turn: bool },
+    /// `most`: codes that the unit may have.
+    Chunk {
+        condition_len: usize,
+        codes: usize,
+        most: usize,
+        end_of_turn: bool,
+    },
 }
 
 /// The speaking side of one session.
@@ -94,6 +100,8 @@ pub struct SpeechTurn {
     mode: Mode,
     rules: SpeechRules,
     codes_per_unit: usize,
+    /// The same for a turn's first unit.
+    first_unit_codes: usize,
     /// Every unit has all its codes: a schedule says how many.
     scheduled: bool,
     /// Codes not yet turned into audio: the silence in front of a turn, what a call left as look-ahead, new ones.
@@ -110,10 +118,13 @@ pub struct SpeechTurn {
 impl SpeechTurn {
     /// A session that has not spoken yet. `speech` and `schedule` are validated by the caller.
     pub fn new(mode: Mode, speech: &Speech, schedule: Option<&Schedule>) -> Self {
-        let rules = speech.rules.clone();
+        let (rules, sampling) = (speech.rules.clone(), &speech.sampling);
+        // The official code knows one number of codes for all units.
+        let first = if mode == Mode::Live { sampling.first_unit_codes } else { sampling.codes_per_unit };
         let mut turn = Self {
             mode,
-            codes_per_unit: schedule.map_or(speech.sampling.codes_per_unit, |schedule| schedule.codes),
+            codes_per_unit: schedule.map_or(sampling.codes_per_unit, |schedule| schedule.codes),
+            first_unit_codes: schedule.map_or(first, |schedule| schedule.codes),
             scheduled: schedule.is_some(),
             buffer: Vec::with_capacity(2 * (rules.chunk_tokens + rules.lookahead)),
             rules,
@@ -136,22 +147,21 @@ impl SpeechTurn {
         assert!(matches!(self.phase, Phase::Idle), "the last unit's codes are not finished. This is a bug.");
         assert!(condition_len > 0, "a TTS condition holds audio_bos at least. This is a bug.");
         assert_eq!(cache_len, self.text_start_pos, "the TTS cache is not where the turn is. This is a bug.");
-        let rows = condition_len + self.codes_per_unit;
+        // A turn that starts over in an empty cache is still ahead by what its first unit was.
+        let most = if self.codes_in_turn == 0 { self.first_unit_codes } else { self.codes_per_unit };
+        let rows = condition_len + most;
         let restart = cache_len + rows > cache_capacity;
         if restart && (self.mode == Mode::Fidelity || rows > cache_capacity) {
-            return Err(SpeechError::ContextFull {
-                cache_len,
-                condition_len,
-                codes: self.codes_per_unit,
-                capacity: cache_capacity,
-            });
+            return Err(SpeechError::ContextFull { cache_len, condition_len, codes: most, capacity: cache_capacity });
         }
         if restart {
             self.text_start_pos = 0;
         }
-        let max_new = self.codes_per_unit + 1;
-        let may_end_early = (end_of_turn || self.text_start_pos == 0) && !self.scheduled;
-        self.phase = Phase::Chunk { condition_len, codes: 0, end_of_turn };
+        let max_new = most + 1;
+        // A reply that begins ahead is played at once, for it lasts until the next unit: it must be as long as promised.
+        let begins = self.text_start_pos == 0 && most <= self.codes_per_unit;
+        let may_end_early = (end_of_turn || begins) && !self.scheduled;
+        self.phase = Phase::Chunk { condition_len, codes: 0, most, end_of_turn };
         Ok(CodePlan {
             min_new: if may_end_early { 0 } else { max_new },
             max_new,
@@ -163,11 +173,11 @@ impl SpeechTurn {
     /// Takes new codes of the planned unit, all at once or as they come. Live mode may ask for a call at once;
     /// fidelity mode waits for [`Self::finish`].
     pub fn push(&mut self, new_codes: &[u32]) -> Vec<VocoderCall> {
-        let Phase::Chunk { codes, .. } = &mut self.phase else {
+        let Phase::Chunk { codes, most, .. } = &mut self.phase else {
             panic!("codes without a plan. This is a bug.");
         };
         *codes += new_codes.len();
-        assert!(*codes <= self.codes_per_unit, "more codes than planned. This is a bug.");
+        assert!(*codes <= *most, "more codes than planned. This is a bug.");
         self.codes_in_turn += new_codes.len();
         self.buffer.extend_from_slice(new_codes);
         let mut calls = Vec::new();
@@ -181,7 +191,8 @@ impl SpeechTurn {
 
     /// The unit's codes are complete: empties the buffer as far as the reference does.
     pub fn finish(&mut self) -> ChunkEnd {
-        let Phase::Chunk { condition_len, codes, end_of_turn } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+        let Phase::Chunk { condition_len, codes, end_of_turn, .. } = std::mem::replace(&mut self.phase, Phase::Idle)
+        else {
             panic!("finish without a plan. This is a bug.");
         };
         self.text_start_pos += condition_len + codes;
@@ -214,9 +225,13 @@ impl SpeechTurn {
         self.reset_vocoder();
     }
 
-    /// Samples of a unit with so many codes, or, until it is `done`, with as many as a unit may have.
+    /// Samples of a unit with so many codes; of as many as it may have until they are complete.
     pub fn sound_samples(&self, codes: usize, done: bool) -> usize {
-        self.rules.samples_per_code * if done { codes } else { self.codes_per_unit }
+        self.rules.samples_per_code
+            * match self.phase {
+                Phase::Chunk { most, .. } if !done => most,
+                _ => codes,
+            }
     }
 
     /// Codes waiting for look-ahead or for the turn's end.

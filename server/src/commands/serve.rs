@@ -204,7 +204,7 @@ async fn stop_when_told(manager: &SessionManager, handle: &Handle<SocketAddr>, l
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let (busy, _, _) = manager.load();
+    let busy = manager.load().busy;
     if busy > 0 {
         say!("stopping: {busy} sessions may go on for {} s; stop again to end them now", limit.as_secs());
     }

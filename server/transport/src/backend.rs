@@ -5,11 +5,13 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use duologue_audio::Pcm;
 use duologue_session::barge_in::VoiceFrame;
 use duologue_session::{Duplex, Input, Mode, Schedule, WindowMode, Work};
+
+use crate::pacer::ReplyStart;
 
 /// Called from any thread when a session has news; must be cheap and must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -90,9 +92,8 @@ pub struct BackendInfo {
     pub duplex: Duplex,
     /// Rate of the speech samples.
     pub output_rate_hz: u32,
-    /// By how much the sound of a reply's first unit is shorter than a unit: the vocoder's look-ahead and what it keeps
-    /// for the next join. It comes with the last unit.
-    pub held_back: Duration,
+    /// What a reply's first unit lacks, and what it has beyond a unit.
+    pub reply_start: ReplyStart,
     /// Named voices, the default one first.
     pub voices: Vec<String>,
     /// Seconds of reference audio from which a voice can be made; `None` when the bundle has voices of its own only.

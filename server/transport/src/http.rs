@@ -427,7 +427,7 @@ fn ice_servers(config: &RtcConfig, trusted: bool) -> Vec<IceServer> {
 
 /// Whether a load balancer may send more sessions here.
 async fn ready(State(state): State<AppState>) -> Response {
-    let (_, _, draining) = state.manager().load();
+    let draining = state.manager().load().draining;
     match draining {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response(),
         false => "ready".into_response(),

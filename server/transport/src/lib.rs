@@ -30,5 +30,7 @@ pub use driver::{
     CloseCause, DriverLimits, FlushCause, Output, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent,
 };
 pub use manager::{
-    Admission, Limits, ManagerError, Refusal, SessionId, SessionLink, SessionManager, Sideband, Visitor, Waiting, Wire,
+    Admission, Limits, Load, ManagerError, Refusal, SessionId, SessionLink, SessionManager, Sideband, Visitor, Waiting,
+    Wire,
 };
+pub use pacer::ReplyStart;

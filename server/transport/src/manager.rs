@@ -27,7 +27,7 @@ use crate::http::metrics;
 use crate::pacer::Pace;
 use crate::record::Recorder;
 
-pub use admission::{Admission, Refusal, TicketId, Waiting};
+pub use admission::{Admission, Load, Refusal, TicketId, Waiting};
 use table::{Entry, Table};
 pub use table::{Limits, SessionId, SessionSummary};
 
@@ -178,8 +178,11 @@ impl SessionManager {
             return Err(refusal);
         }
         let ticket = state.admission.enter(Instant::now()).inspect_err(metrics::session_refused)?;
-        metrics::queue_length(state.admission.waiting());
+        metrics::queue_length(state.admission.load().waiting);
         *state.per_key.entry(key.to_owned()).or_default() += 1;
+        drop(state);
+        // Time may have opened places for those who wait.
+        self.ring();
         let moved = self.inner.moved.subscribe();
         let id = SessionId::random();
         Ok(Visitor { manager: self.clone(), ticket: Some(ticket), id, key: key.to_owned(), moved })
@@ -188,7 +191,7 @@ impl SessionManager {
     fn leave(&self, ticket: TicketId, key: &str, session: Option<(SessionId, Duration)>) {
         let mut state = self.state();
         state.admission.leave(ticket, session.as_ref().map(|(_, length)| *length), Instant::now());
-        metrics::queue_length(state.admission.waiting());
+        metrics::queue_length(state.admission.load().waiting);
         if let Some((id, _)) = session {
             state.table.remove(&id);
         }
@@ -251,10 +254,9 @@ impl SessionManager {
         self.state().table.list()
     }
 
-    /// Sessions running, waiting clients, and whether new ones are refused.
-    pub fn load(&self) -> (usize, usize, bool) {
-        let state = self.state();
-        (state.admission.busy(), state.admission.waiting(), state.admission.draining())
+    /// How full the server is.
+    pub fn load(&self) -> Load {
+        self.state().admission.load()
     }
 
     /// How long a session lasts, by those so far.
@@ -275,7 +277,7 @@ impl SessionManager {
             drop(entry.commands.send(SessionCommand::Drain(limit)).await);
         }
         let mut moved = self.inner.moved.subscribe();
-        while self.load().0 > 0 {
+        while self.load().busy > 0 {
             if moved.changed().await.is_err() {
                 return;
             }
@@ -291,8 +293,15 @@ impl Visitor {
     pub fn place(&self) -> Result<Option<Waiting>, Refusal> {
         let ticket = self.ticket.expect("a visitor holds its ticket until it opens. This is a bug.");
         let mut state = self.manager.state();
+        let waiting = state.admission.load().waiting;
         let place = state.admission.place(ticket, Instant::now());
-        metrics::queue_length(state.admission.waiting());
+        let moved = state.admission.load().waiting < waiting;
+        metrics::queue_length(state.admission.load().waiting);
+        drop(state);
+        if moved {
+            // Time has opened places; they are others' too.
+            self.manager.ring();
+        }
         place
     }
 
@@ -346,6 +355,11 @@ impl Visitor {
             BargeInMode::Model => None,
         };
         let info = backend.info();
+        let mut reply_start = info.reply_start;
+        if request.mode == Mode::Fidelity || request.schedule.is_some() {
+            // All units have the same number of codes.
+            reply_start.ahead = Duration::ZERO;
+        }
         let mut core = CoreConfig::new(&info.duplex, info.output_rate_hz);
         core.cut_unheard = barge_in.cut_unheard && request.mode == Mode::Live;
         let span = spans::session(&self.id, request.mode, wire.name, &info.name);
@@ -356,7 +370,7 @@ impl Visitor {
             wake,
             core,
             listener,
-            start_delay: info.held_back,
+            reply_start,
             output: Output { events, pace: wire.pace },
             limits: DriverLimits {
                 idle: limits.idle,
@@ -366,15 +380,15 @@ impl Visitor {
             },
             recorder,
             span: span.clone(),
+            late: Box::new({
+                let manager = manager.clone();
+                move || manager.late()
+            }),
         });
         let entry = Entry {
             id: self.id.clone(),
             token: secret(),
             key: self.key.clone(),
-            late: Box::new({
-                let manager = manager.clone();
-                move || manager.late()
-            }),
             began: Instant::now(),
             commands: commands.clone(),
             sidebands: Arc::new(Semaphore::new(limits.sidebands.min(Semaphore::MAX_PERMITS))),

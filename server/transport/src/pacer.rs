@@ -16,6 +16,24 @@ pub struct Pace {
     pub lead: Duration,
 }
 
+/// When a reply starts that is not complete: so late that it does not starve before its second unit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplyStart {
+    /// By how much the sound of a reply's first unit is shorter than its codes: the vocoder's look-ahead and what it
+    /// keeps for the next join. It comes with the last unit.
+    pub held_back: Duration,
+    /// By how much the codes of a reply's first unit come to more than a unit.
+    pub ahead: Duration,
+}
+
+impl ReplyStart {
+    /// How long the first piece waits that `took` so long to make since its unit was complete. The second unit's first
+    /// piece takes longer, as the vocoder waits for twice as many codes, so as much again is added.
+    pub fn delay(&self, took: Duration) -> Duration {
+        (self.held_back + took).saturating_sub(self.ahead)
+    }
+}
+
 /// A packet that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
@@ -44,8 +62,7 @@ pub struct Pacer {
     /// `None`: everything is due at once (the client paces itself).
     pace: Option<Pace>,
     rate_hz: u32,
-    /// How long a reply waits that is not complete.
-    start_delay: Duration,
+    reply_start: ReplyStart,
     pieces: VecDeque<Piece>,
     /// When what was handed out so far will have been played.
     played_at: Duration,
@@ -54,15 +71,14 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// `start_delay`: by how much the sound of a reply's first unit is shorter than a unit. A reply that begins with
-    /// this delay does not starve before its second unit.
+    /// Nothing waits to be handed out.
     ///
     /// # Panics
     /// If the rate is 0 or a packet holds no sample.
-    pub fn new(pace: Option<Pace>, rate_hz: u32, start_delay: Duration) -> Self {
+    pub fn new(pace: Option<Pace>, rate_hz: u32, reply_start: ReplyStart) -> Self {
         assert!(rate_hz > 0, "a rate of 0 Hz. This is a bug.");
         let (pieces, played_at) = (VecDeque::new(), Duration::ZERO);
-        let mut pacer = Self { pace: None, rate_hz, start_delay, pieces, played_at, held_at: None };
+        let mut pacer = Self { pace: None, rate_hz, reply_start, pieces, played_at, held_at: None };
         pacer.set_pace(pace);
         pacer
     }
@@ -77,13 +93,12 @@ impl Pacer {
         self.pace = pace;
     }
 
-    /// Speech of reply `turn`, whose first sample is number `start` of it. `took`: what making a reply's first piece took
-    /// since its unit was complete. The second unit's first piece takes longer, as the vocoder waits for twice as many
-    /// codes, so the reply starts later by as much again. The queue is bounded by the engine, which makes a few seconds of
+    /// Speech of reply `turn`, whose first sample is number `start` of it. `took`: see
+    /// [`ReplyStart::delay`]. The queue is bounded by the engine, which makes a few seconds of
     /// speech per unit.
     pub fn push(&mut self, now: Duration, turn: u32, start: u64, samples: Vec<i16>, took: Duration) {
         if !samples.is_empty() {
-            let not_before = if start == 0 { now + self.start_delay + took } else { Duration::ZERO };
+            let not_before = if start == 0 { now + self.reply_start.delay(took) } else { Duration::ZERO };
             self.pieces.push_back(Piece { turn, start, samples, taken: 0, not_before });
         }
     }
@@ -173,13 +188,14 @@ mod tests {
     use super::*;
 
     const RATE: u32 = 24_000;
+    const OWES_280: ReplyStart = ReplyStart { held_back: Duration::from_millis(280), ahead: Duration::ZERO };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
     fn pacer(lead: u64) -> Pacer {
-        Pacer::new(Some(Pace { packet: ms(20), lead: ms(lead) }), RATE, Duration::ZERO)
+        Pacer::new(Some(Pace { packet: ms(20), lead: ms(lead) }), RATE, ReplyStart::default())
     }
 
     /// Runs the clock in steps of a millisecond and notes when each packet left.
@@ -243,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_reply_waits_until_it_cannot_starve_and_plays_without_a_gap() {
-        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(60) }), RATE, ms(280));
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(60) }), RATE, OWES_280);
         // A unit a second; the first one makes 720 ms of sound, the second a whole second.
         pacer.push(ms(1000), 0, 0, vec![1; 720 * 24], ms(0));
         let first = run(&mut pacer, 1000, 2000);
@@ -256,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_second_unit_that_takes_longer_to_make_leaves_no_gap() {
-        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, OWES_280);
         // Units are complete at 1000 and 2000 ms; their first pieces come 80 and 150 ms later.
         pacer.push(ms(1080), 0, 0, vec![1; 720 * 24], ms(80));
         assert_eq!(run(&mut pacer, 1080, 2150).first().map(|packet| packet.0), Some(1440));
@@ -267,8 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_that_begins_ahead_of_the_units_waits_for_nothing() {
+        let start = ReplyStart { ahead: ms(400), ..OWES_280 };
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, start);
+        // 1400 ms of codes make 1120 ms of sound.
+        pacer.push(ms(1080), 0, 0, vec![1; 1120 * 24], ms(80));
+        assert_eq!(run(&mut pacer, 1080, 2150).first().map(|packet| packet.0), Some(1080));
+        assert!(pacer.played_at() >= ms(2150), "the second unit comes before the first is played");
+        assert_eq!(start.delay(ms(150)), ms(30), "a slow machine needs more than it is ahead");
+    }
+
+    #[test]
     fn a_reply_that_is_complete_starts_at_once() {
-        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, OWES_280);
         pacer.push(ms(0), 0, 0, vec![1; 2400], ms(0));
         assert_eq!((pacer.poll(ms(10)), pacer.due_at()), (None, Some(ms(280))));
         pacer.complete();
@@ -277,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_next_reply_does_not_stop_the_one_before() {
-        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, ms(280));
+        let mut pacer = Pacer::new(Some(Pace { packet: ms(20), lead: ms(0) }), RATE, OWES_280);
         pacer.push(ms(0), 0, 0, vec![1; 2400], ms(0));
         pacer.complete();
         pacer.push(ms(0), 1, 0, vec![1; 480], ms(0));
@@ -287,7 +314,7 @@ mod tests {
 
     #[test]
     fn without_a_pace_a_piece_leaves_whole_and_at_once() {
-        let mut pacer = Pacer::new(None, RATE, ms(280));
+        let mut pacer = Pacer::new(None, RATE, OWES_280);
         pacer.push(ms(0), 0, 0, vec![1; 24_000], ms(0));
         assert_eq!(pacer.poll(ms(0)).map(|packet| packet.samples.len()), Some(24_000));
         assert_eq!(pacer.poll(ms(0)), None);

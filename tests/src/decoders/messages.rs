@@ -9,7 +9,7 @@ use duologue_session::{Duplex, PreparedReport};
 use duologue_transport::demo::{DemoCodec, Moment, Reaction};
 use duologue_transport::live::codec::{LiveCodec, LiveSession, Sound};
 use duologue_transport::live::session_request;
-use duologue_transport::{BackendInfo, SessionEvent};
+use duologue_transport::{BackendInfo, ReplyStart, SessionEvent};
 use serde::Serialize;
 
 const FORMATS: [AudioFormat; 6] = [
@@ -42,7 +42,7 @@ fn info() -> BackendInfo {
             force_listen_count: 0,
         },
         output_rate_hz: 24_000,
-        held_back: Duration::ZERO,
+        reply_start: ReplyStart::default(),
         voices: vec!["default".into()],
         cloning: Some(0.5..=10.0),
         vision: true,

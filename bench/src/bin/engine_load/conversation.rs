@@ -34,7 +34,7 @@ pub struct UnitRow {
     unit_ms: f64,
     /// To the first samples of a reply, in its first unit.
     ttfb_ms: Option<f64>,
-    /// The unit took longer than it lasts.
+    /// The unit was not finished within its length.
     pub missed: bool,
     mel_ms: f64,
     apm_ms: f64,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use duologue_audio::{Pcm, resample, wav};
+use duologue_bench::resources::cpu_seconds_now;
 use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareWork, session_defaults};
 use duologue_model::{Bundle, DeviceChoice, Runtime, RuntimeOptions};
 use duologue_session::{Mode, Schedule, SessionConfig, TextDecoder};
@@ -96,6 +97,8 @@ struct Run {
     /// Most sessions whose tokens were decoded in one step.
     widest_batch: usize,
     memory: Memory,
+    /// Processor time of a unit of one session, prompts and warm-up included; none where there is no /proc.
+    cpu_ms_per_unit: Option<f64>,
     /// Of all sessions, without the warm-up.
     units: Vec<UnitRow>,
 }
@@ -135,8 +138,18 @@ fn main() -> Result<()> {
         }
         let units = args.units.max((FEW_SESSIONS * args.units).div_ceil(sessions));
         let pace = Pace { sessions, warm_up: args.warm_up, units, seed: args.seed };
+        let all_units = sessions * (args.warm_up + units);
+        let before = cpu_seconds_now();
         let units = conversation::run(&engine, &config, &options(&engine, voice.clone()), pace)?;
-        let run = Run { sessions, start_s, widest_batch: engine.widest_batch(), memory: watch.finish(), units };
+        let spent = cpu_seconds_now().zip(before).map(|(after, before)| after - before);
+        let run = Run {
+            sessions,
+            start_s,
+            widest_batch: engine.widest_batch(),
+            memory: watch.finish(),
+            cpu_ms_per_unit: spent.map(|seconds| seconds * 1e3 / all_units as f64),
+            units,
+        };
         let missed = run.units.iter().filter(|unit| unit.missed).count();
         eprintln!("{sessions:3} sessions: {} units, {missed} over their deadline", run.units.len());
         report.runs.push(run);

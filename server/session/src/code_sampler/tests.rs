@@ -14,6 +14,7 @@ fn rules() -> SpeechSampling {
         repetition_penalty: 1.05,
         repetition_window: 16,
         codes_per_unit: 25,
+        first_unit_codes: 25,
         filter: None,
     }
 }

@@ -88,6 +88,7 @@ fn config(mode: Mode) -> SessionConfig {
                 repetition_penalty: 1.05,
                 repetition_window: 16,
                 codes_per_unit: 25,
+                first_unit_codes: 25,
                 filter: None,
             },
             rules: SpeechRules {

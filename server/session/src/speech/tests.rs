@@ -22,6 +22,7 @@ fn speech() -> Speech {
             repetition_penalty: 1.05,
             repetition_window: 16,
             codes_per_unit: 25,
+            first_unit_codes: 25,
             filter: None,
         },
         rules: SpeechRules {
@@ -132,6 +133,35 @@ fn live_speech_starts_at_twelve_codes_then_fifteen_then_full() {
         [VocoderCall { tokens: [codes(22..25), codes(100..125)].concat(), last: false, skip_samples: 0 }]
     );
     assert_eq!(turn.finish().calls, []);
+}
+
+#[test]
+fn a_first_unit_may_be_ahead_in_live_mode_and_its_sound_lasts_until_the_second() {
+    let speech = Speech { sampling: SpeechSampling { first_unit_codes: 35, ..speech().sampling }, ..speech() };
+    let mut turn = SpeechTurn::new(Mode::Live, &speech, None);
+    for round in 0..2 {
+        let plan = turn.plan(PlanRequest { cache_capacity: 4096, ..request(0, false) }).unwrap();
+        assert_eq!((plan.min_new, plan.max_new), (36, 36), "not before it is ahead");
+        assert_eq!(turn.sound_samples(3, false), 35 * PER_CODE);
+        let mut calls: Vec<_> = (0..35).flat_map(|code| turn.push(&[code])).collect();
+        calls.extend(turn.finish().calls);
+        assert_eq!(turn.sound_samples(35, false), 35 * PER_CODE, "complete, whatever is still to be made of it");
+        let spoken = |call: &VocoderCall| call.tokens.len() - LOOKAHEAD;
+        assert_eq!(calls.iter().map(spoken).collect::<Vec<_>>(), [12, 15, 8]);
+        let skipped: usize = calls.iter().map(|call| call.skip_samples).sum();
+        assert_eq!(35 * PER_CODE - HELD_BACK - skipped, 26_880, "1.12 s");
+        // The other units have theirs, and the next turn begins ahead again.
+        let plan = turn.plan(PlanRequest { cache_capacity: 4096, ..request(40, round == 0) }).unwrap();
+        assert_eq!(plan.max_new, 26);
+        turn.push(&codes(0..25));
+        assert_eq!(turn.sound_samples(25, true), 25 * PER_CODE);
+        turn.finish();
+        turn.reset(TurnReset::All);
+    }
+    let short = turn.plan(PlanRequest { cache_capacity: 4096, ..request(0, true) }).unwrap();
+    assert_eq!((short.min_new, short.max_new), (0, 36), "a reply of one unit is as short as it is");
+    let mut faithful = SpeechTurn::new(Mode::Fidelity, &speech, None);
+    assert_eq!(faithful.plan(request(0, false)).unwrap().max_new, 26, "the official code knows one number");
 }
 
 #[test]

@@ -117,12 +117,13 @@ impl Voices<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use duologue_session::{Duplex, Input, Work};
 
     use super::*;
     use crate::backend::{BackendError, BackendInfo, BackendSession, VoiceDetector, Wake};
+    use crate::pacer::ReplyStart;
 
     /// A backend that opens nothing.
     struct Shelf(BackendInfo);
@@ -175,7 +176,7 @@ mod tests {
                 force_listen_count: 0,
             },
             output_rate_hz: 24_000,
-            held_back: Duration::ZERO,
+            reply_start: ReplyStart::default(),
             voices: vec!["ada".into(), "bob".into()],
             cloning: cloning.then_some(0.5..=10.0),
             vision: false,

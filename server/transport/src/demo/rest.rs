@@ -100,8 +100,8 @@ struct Slots {
 
 impl Slots {
     fn now(manager: &SessionManager, registry: &Registry) -> Self {
-        let (busy, _, _) = manager.load();
-        Self { talks: registry.talks(), total: manager.backend().info().slots, busy }
+        let load = manager.load();
+        Self { talks: registry.talks(), total: load.slots, busy: load.busy }
     }
 
     /// The slots in order: on this wire's places its sessions, on the lowest free ones those of other wires.
@@ -140,8 +140,8 @@ fn request_type(kind: DuplexKind) -> String {
 async fn health(State(state): State<AppState>, Extension(registry): Reg) -> Json<HealthOfBoth> {
     let manager = state.manager();
     let slots = Slots::now(manager, &registry);
-    let (_, _, draining) = manager.load();
-    let free = slots.busy < slots.total && !draining;
+    let load = manager.load();
+    let free = load.busy < load.open && !load.draining;
     let talk = slots.talks.values().next();
     let totals: Vec<_> = (0..slots.total).map(|place| registry.totals(place)).collect();
     let chunks: u64 = totals.iter().map(|totals| totals.chunks).sum();
@@ -180,17 +180,17 @@ fn running(manager: &SessionManager, slots: &Slots) -> Vec<RunningTask> {
 async fn status(_: Guest, State(state): State<AppState>, Extension(registry): Reg) -> Json<ServiceStatus> {
     let manager = state.manager();
     let slots = Slots::now(manager, &registry);
-    let (_, waiting, _) = manager.load();
+    let load = manager.load();
     Json(ServiceStatus {
         gateway_healthy: true,
         total_workers: slots.total,
-        idle_workers: slots.total - slots.busy.min(slots.total),
+        idle_workers: load.open.saturating_sub(load.busy),
         busy_workers: slots.busy,
         duplex_workers: slots.busy,
         loading_workers: 0,
         error_workers: 0,
         offline_workers: 0,
-        queue_length: waiting,
+        queue_length: load.waiting,
         max_queue_size: manager.limits().queue,
         running_tasks: running(manager, &slots),
     })
@@ -371,7 +371,7 @@ async fn unknown_ref_audio(_: Guest, Path(id): Path<String>) -> Response {
 /// Clients of other wires are counted, but have no ticket here.
 async fn queue(_: Guest, State(state): State<AppState>, Extension(registry): Reg) -> Json<QueueStatus> {
     let manager = state.manager();
-    let (_, waiting, _) = manager.load();
+    let waiting = manager.load().waiting;
     let item = |ticket: super::registry::Ticket| QueueItem {
         ticket_id: ticket.id,
         request_type: request_type(ticket.kind),

@@ -10,6 +10,7 @@ use tracing::Span;
 use super::events::Output;
 use super::listener::Listener;
 use crate::backend::BackendSession;
+use crate::pacer::ReplyStart;
 use crate::record::Recorder;
 
 /// How long a session may do nothing.
@@ -35,8 +36,8 @@ pub struct DriverParts {
     pub core: CoreConfig,
     /// Voice detector and rules; `None` when the model alone decides.
     pub listener: Option<Listener>,
-    /// How long a reply waits that is not complete, see [`Pacer::new`](crate::pacer::Pacer::new).
-    pub start_delay: Duration,
+    /// How long a reply waits that is not complete.
+    pub reply_start: ReplyStart,
     /// The wire.
     pub output: Output,
     /// Limits.
@@ -45,9 +46,9 @@ pub struct DriverParts {
     pub recorder: Option<Recorder>,
     /// What a trace of it hangs below.
     pub span: Span,
-}
-    /// Called for every unit that is not finished in time.
+    /// Called when the backend takes longer for a unit than it lasts, and when a reply pauses for want of sound.
     pub late: Box<dyn Fn() + Send>,
+}
 
 impl std::fmt::Debug for DriverParts {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -24,6 +24,9 @@ use crate::http::metrics::SessionMetrics;
 use crate::pacer::Pacer;
 use crate::record::Recorder;
 
+/// A reply that pauses for so long was made too late.
+const AUDIBLE_GAP: Duration = Duration::from_millis(100);
+
 /// How often a session asks its backend whether it still lives: one that has died rings no bell.
 const LIFE_SIGN: Duration = Duration::from_secs(1);
 
@@ -77,6 +80,9 @@ pub struct Driver {
     /// When the audio of the unit in which the current reply began was complete.
     reply_ready_at: Option<Duration>,
     late_unit: Option<u32>,
+    /// The unit that the backend has, and since when.
+    dispatched: Option<(u32, Duration)>,
+    unit_deadline: Duration,
     late: Box<dyn Fn() + Send>,
     recorder: Option<Recorder>,
     closed: Option<CloseCause>,
@@ -93,13 +99,13 @@ impl std::fmt::Debug for Driver {
 impl Driver {
     /// A session whose clock starts now.
     pub fn new(parts: DriverParts) -> Self {
-        let DriverParts { session, wake, core, listener, start_delay, output, limits, recorder, span, late } = parts;
+        let DriverParts { session, wake, core, listener, reply_start, output, limits, recorder, span, late } = parts;
         Self {
             core: DuplexSession::new(core, Duration::ZERO),
             session,
             wake,
             listener,
-            pacer: Pacer::new(output.pace, core.output_rate_hz, start_delay),
+            pacer: Pacer::new(output.pace, core.output_rate_hz, reply_start),
             play_head: PlayHead::new(core.output_rate_hz),
             stopped_turn: None,
             link: Link::new(output.events),
@@ -117,6 +123,8 @@ impl Driver {
             flush_cause: FlushCause::Client,
             reply_ready_at: None,
             late_unit: None,
+            dispatched: None,
+            unit_deadline: core.unit_deadline,
             late,
             recorder,
             closed: None,
@@ -378,6 +386,9 @@ impl Driver {
                 CoreOutput::Work(Work::Release) => {}
                 CoreOutput::Work(work) => {
                     self.spans.work(&work);
+                    if let Work::Unit { unit, .. } = &work {
+                        self.dispatched = Some((unit.0, self.now()));
+                    }
                     let clock_zero = self.began.into_std();
                     if let Err(error) = self.session.perform(work, clock_zero) {
                         self.fail(&error);
@@ -405,7 +416,9 @@ impl Driver {
         while self.closed.is_none()
             && let Some(packet) = self.pacer.poll(now)
         {
-            self.metrics.audio(&packet, self.pacer.played_at());
+            if self.metrics.audio(&packet, self.pacer.played_at()) >= AUDIBLE_GAP {
+                (self.late)();
+            }
             let until = self.pacer.played_at();
             let length = Duration::from_secs_f64(packet.samples.len() as f64 / f64::from(self.output_rate_hz));
             let from = until.saturating_sub(length);
@@ -439,10 +452,7 @@ impl Driver {
             Event::UnitDropped => self.send(SessionEvent::UnitDropped),
             Event::FrameDropped => self.send(SessionEvent::FrameDropped),
             Event::TextDropped => self.send(SessionEvent::TextDropped),
-            Event::DeadlineMissed { unit } => {
-                self.late_unit = Some(unit.0);
-                (self.late)();
-            }
+            Event::DeadlineMissed { unit } => self.late_unit = Some(unit.0),
             // The pacer knows better when playback ends: it is told of pauses.
             Event::PlayoutEnded { .. } => {}
             Event::Closed(CloseReason::Failed(message)) => self.end(CloseCause::Failed(message)),
@@ -467,6 +477,11 @@ impl Driver {
             }
         }
         let deadline_missed = self.late_unit.take_if(|late| *late == unit).is_some();
+        // Not by its deadline: that of a unit which came in a burst of audio has begun before the backend had it.
+        let dispatched = self.dispatched.take_if(|(dispatched, _)| *dispatched == unit);
+        if dispatched.is_some_and(|(_, at)| self.now().saturating_sub(at) >= self.unit_deadline) {
+            (self.late)();
+        }
         self.send(SessionEvent::Unit(Arc::new(UnitEvent {
             unit,
             turn: self.turns.of_unit(unit),

@@ -70,7 +70,7 @@ fn describe() {
         "From the end of the audio that made the model speak to the reply's first sample"
     );
     describe_histogram!(RTF, "Engine time divided by the length of the audio, of units and of speech");
-    describe_counter!(DEADLINE_MISSED_TOTAL, "Units that took longer than their audio");
+    describe_counter!(DEADLINE_MISSED_TOTAL, "Units that were not finished within their length");
     describe_counter!(DROPPED_TOTAL, "Seconds of user audio and pictures dropped because the engine was too slow");
     describe_histogram!(BARGE_IN_SECONDS, "From the begin of the user's voice to the hold or the end of playback");
     describe_gauge!(AUDIO_GAP_SECONDS_TOTAL, "Silence within replies because speech came too late");
@@ -256,15 +256,15 @@ impl SessionMetrics {
         }
     }
 
-    /// A packet was handed out and will have been played at `until`.
-    pub fn audio(&mut self, packet: &Packet, until: Duration) {
+    /// A packet was handed out and will have been played at `until`. Returns the silence in front of it within its reply.
+    pub fn audio(&mut self, packet: &Packet, until: Duration) -> Duration {
         let length = Duration::from_secs_f64(packet.samples.len() as f64 / f64::from(self.output_rate_hz));
-        if let Some((_, before)) = self.handed_out.filter(|(turn, _)| *turn == packet.turn) {
-            let gap = until.saturating_sub(length).saturating_sub(before);
-            // The exporter counts in whole numbers; a gauge that only grows is a counter to whoever reads it.
-            gauge!(AUDIO_GAP_SECONDS_TOTAL).increment(gap.as_secs_f64());
-        }
+        let before = self.handed_out.filter(|(turn, _)| *turn == packet.turn);
+        let gap = before.map_or(Duration::ZERO, |(_, before)| until.saturating_sub(length).saturating_sub(before));
+        // The exporter counts in whole numbers; a gauge that only grows is a counter to whoever reads it.
+        gauge!(AUDIO_GAP_SECONDS_TOTAL).increment(gap.as_secs_f64());
         self.handed_out = Some((packet.turn, until));
+        gap
     }
 }
 

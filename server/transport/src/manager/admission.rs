@@ -1,7 +1,7 @@
 //! Who may come in: a number of places, a bounded first-come queue, and an estimate of the wait. Pure.
 //!
-//! A machine that is late with the sessions it has takes nobody more: at every missed deadline, no more places stay open than
-//! one less than are taken. After a calm time without one there are twice as many, until all are open.
+//! A machine that is late with the sessions it has takes nobody more: whenever it is, no more places stay open than one less
+//! than are taken. After a calm time without one there are twice as many, until all are open.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -42,6 +42,21 @@ pub struct Waiting {
     pub estimate: Duration,
     /// Clients that wait.
     pub queue_length: usize,
+}
+
+/// How full the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Places.
+    pub slots: usize,
+    /// Places that may be taken now.
+    pub open: usize,
+    /// Places taken; a late machine has fewer open than that.
+    pub busy: usize,
+    /// Visits in the queue.
+    pub waiting: usize,
+    /// The server stops.
+    pub draining: bool,
 }
 
 /// Names a visit.
@@ -129,8 +144,9 @@ impl Admission {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        // Places free up one after the other, as many as are open per session length.
-        let rounds = (index + 1) as f64 / self.open as f64;
+        // Places free up one after the other, as many as are open per session length; the first of them stay closed.
+        let ahead = index + self.inside.len().saturating_sub(self.open);
+        let rounds = (ahead + 1) as f64 / self.open as f64;
         Ok(Some(Waiting { position: index + 1, estimate: self.length.mul_f64(rounds), queue_length: self.queue.len() }))
     }
 
@@ -144,7 +160,7 @@ impl Admission {
         self.update(now);
     }
 
-    /// A unit was not finished in time. Says how many places stay open when these are fewer than before.
+    /// A session was not served in time. Says how many places stay open when these are fewer than before.
     pub fn late(&mut self, now: Instant) -> Option<usize> {
         if self.calm.is_zero() {
             return None;
@@ -171,24 +187,10 @@ impl Admission {
         self.draining = true;
     }
 
-    /// Places taken.
-    pub fn busy(&self) -> usize {
-        self.inside.len()
-    }
-
-    /// Places that may be taken now.
-    pub fn open(&self) -> usize {
-        self.open
-    }
-
-    /// Visits in the queue.
-    pub fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// The server stops.
-    pub fn draining(&self) -> bool {
-        self.draining
+    /// How full it is.
+    pub fn load(&self) -> Load {
+        let Self { slots, open, inside, queue, draining, .. } = self;
+        Load { slots: *slots, open: *open, busy: inside.len(), waiting: queue.len(), draining: *draining }
     }
 }
 

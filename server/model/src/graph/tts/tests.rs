@@ -57,6 +57,7 @@ fn two_chunks_of_a_turn_give_the_references_codes() {
         repetition_penalty: block.repetition_penalty,
         repetition_window: block.repetition_window,
         codes_per_unit: block.codes_per_unit,
+        first_unit_codes: block.first_unit_codes,
         filter: None,
     };
     let mut sampler = CodeSampler::new(rules, 0);

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::*;
 use crate::driver::{SpeechEvent, UnitEvent};
+use crate::pacer::ReplyStart;
 
 const UNIT: usize = 16_000;
 
@@ -31,7 +32,7 @@ fn info() -> BackendInfo {
             force_listen_count: 0,
         },
         output_rate_hz: 24_000,
-        held_back: Duration::ZERO,
+        reply_start: ReplyStart::default(),
         voices: Vec::new(),
         cloning: None,
         vision: true,

@@ -128,8 +128,7 @@ fn only_silence_within_a_reply_is_a_gap() {
         let mut session = SessionMetrics::new(1.0, 24_000);
         session.audio(&packet(0, 2400), ms(100));
         session.audio(&packet(0, 2400), ms(200));
-        // 250 ms late.
-        session.audio(&packet(0, 2400), ms(550));
+        assert_eq!(session.audio(&packet(0, 2400), ms(550)), ms(250));
         // Held for a second, then another reply after a long pause.
         session.event(ms(500), &SessionEvent::Hold { turn: 0 });
         session.audio(&packet(0, 2400), ms(1650));

@@ -37,34 +37,53 @@ fn a_draining_server_takes_nobody_and_sends_the_queue_away() {
     assert_eq!(door.place(waiting, now), Err(Refusal::Draining));
     assert_eq!(door.place(inside, now), Ok(None));
     door.leave(inside, None, now);
-    assert_eq!((door.busy(), door.waiting()), (0, 1));
+    assert_eq!((door.load().busy, door.load().waiting), (0, 1));
 }
 
 proptest! {
+    /// Clients come (0, 1) and go (2), units are late (3), and time passes (4): nobody waits for a place that is open, and
+    /// after enough calm all are.
     #[test]
-    fn places_never_overflow_and_never_stay_empty_while_somebody_waits(steps in proptest::collection::vec(0..3u8, 1..200)) {
-        let (slots, max) = (3, 4);
-        let (now, mut door) = (Instant::now(), Admission::new(slots, max, Duration::ZERO));
+    fn open_places_never_stay_empty_while_somebody_waits(steps in proptest::collection::vec(0..5u8, 1..200)) {
+        let (slots, max, calm) = (3, 4, Duration::from_secs(10));
+        let (mut now, mut door) = (Instant::now(), Admission::new(slots, max, calm));
         let mut visits = VecDeque::new();
         for step in steps {
             match step {
-                0 | 1 => {
-                    let full = door.busy() == slots && door.waiting() == max;
-                    match door.enter(now) {
-                        Ok(ticket) => visits.push_back(ticket),
-                        Err(refusal) => prop_assert!(full, "{refusal}"),
+                0 | 1 => match door.enter(now) {
+                    Ok(ticket) => visits.push_back(ticket),
+                    Err(refusal) => {
+                        let load = door.load();
+                        prop_assert!(load.busy >= load.open && load.waiting == max, "{refusal}: {load:?}");
                     }
-                }
-                _ => {
+                },
+                2 => {
                     if let Some(ticket) = visits.pop_front() {
                         door.leave(ticket, None, now);
                     }
                 }
+                3 => {
+                    door.late(now);
+                    let load = door.load();
+                    prop_assert!(load.open <= load.busy.saturating_sub(1).max(1));
+                }
+                _ => {
+                    now += calm;
+                    if let Some(&visit) = visits.back() {
+                        prop_assert!(door.place(visit, now).is_ok());
+                    }
+                }
             }
-            prop_assert!(door.busy() <= slots && door.waiting() <= max);
-            prop_assert!(door.waiting() == 0 || door.busy() == slots);
-            prop_assert_eq!(door.busy() + door.waiting(), visits.len());
+            let load = door.load();
+            prop_assert!((1..=slots).contains(&load.open) && load.busy <= slots && load.waiting <= max, "{load:?}");
+            prop_assert!(load.waiting == 0 || load.busy >= load.open, "{load:?}");
+            prop_assert_eq!(load.busy + load.waiting, visits.len());
         }
+        for _ in 0..2 {
+            now += calm;
+            door.update(now);
+        }
+        prop_assert_eq!(door.load().open, slots);
     }
 }
 
@@ -78,20 +97,24 @@ fn a_late_machine_takes_nobody_more_until_it_has_been_calm() {
     assert!(inside.iter().all(|&ticket| door.place(ticket, at(2)) == Ok(None)), "who is inside stays");
 
     let waiting: Vec<_> = (0..5).map(|_| door.enter(at(3)).unwrap()).collect();
-    assert_eq!(door.place(waiting[0], at(3)).unwrap().unwrap().estimate, Duration::from_secs(40), "of three places");
+    assert_eq!(
+        door.place(waiting[0], at(3)).unwrap().unwrap().estimate,
+        Duration::from_secs(80),
+        "two of three must go"
+    );
     door.leave(inside[0], None, at(4));
-    assert_eq!((door.busy(), door.waiting()), (3, 5), "three places are taken, and three are open");
+    assert_eq!((door.load().busy, door.load().waiting), (3, 5), "three places are taken, and three are open");
     door.leave(inside[1], None, at(5));
     assert_eq!(door.place(waiting[0], at(5)), Ok(None), "one of three is free");
 
     assert_eq!(
-        (door.place(waiting[1], at(11)).unwrap().unwrap().position, door.open()),
+        (door.place(waiting[1], at(11)).unwrap().unwrap().position, door.load().open),
         (1, 3),
         "not calm for long enough"
     );
-    assert_eq!((door.place(waiting[1], at(12)), door.open()), (Ok(None), 6));
-    assert_eq!((door.busy(), door.waiting()), (6, 1));
-    assert_eq!((door.place(waiting[4], at(22)), door.open()), (Ok(None), 8), "all places are open again");
+    assert_eq!((door.place(waiting[1], at(12)), door.load().open), (Ok(None), 6));
+    assert_eq!((door.load().busy, door.load().waiting), (6, 1));
+    assert_eq!((door.place(waiting[4], at(22)), door.load().open), (Ok(None), 8), "all places are open again");
     assert_eq!(door.late(at(30)), Some(6));
 }
 
@@ -110,5 +133,5 @@ fn a_machine_that_is_too_slow_for_one_keeps_one_place_open() {
 fn without_a_calm_time_all_places_are_open_always() {
     let (now, mut door) = (Instant::now(), Admission::new(3, 0, Duration::ZERO));
     door.enter(now).unwrap();
-    assert_eq!((door.late(now), door.open()), (None, 3));
+    assert_eq!((door.late(now), door.load().open), (None, 3));
 }
