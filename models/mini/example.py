@@ -32,6 +32,8 @@ QUESTIONS = (
 # A held-out voice: its variant, words per minute, pitch and range of pitch.
 VOICE = ("gmw/en-US+Andrea", 160, 45, 50)
 _HOP_S, _BINS, _PX_PER_S = 0.01, 128, 60
+# Behind the end of the sound, for the words of the last reply.
+_MARGIN_PX = 140
 
 
 def question(espeak: Espeak) -> tuple[np.ndarray, list[tuple[float, str]]]:
@@ -91,7 +93,7 @@ def picture(sound: np.ndarray, asked: list[tuple[float, str]], units: list[dict]
     """The conversation as SVG."""
     width, tall = int(len(sound) / REPLY_HZ * _PX_PER_S), 120
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{2 * tall + 90}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width + _MARGIN_PX}" height="{2 * tall + 90}" '
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
     ]
     for side, top in ((0, 24), (1, tall + 44)):
