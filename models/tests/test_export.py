@@ -21,6 +21,7 @@ import soundfile
 
 from duologue_export import cli, export, publish
 from duologue_export.checkpoint import Checkpoint
+from duologue_export.dims import TtsDims
 from duologue_export.errors import ExportError
 from duologue_export.manifest import sha256
 
@@ -56,6 +57,7 @@ def test_manifest_sections(bundle, checkpoint):
     for section in ("llm", "apm", "vision", "tts", "token2wav", "flow", "hift"):
         assert manifest[section], section
     assert manifest["llm"]["head_dim"] == 48 and manifest["llm"]["kv_capacity"] == 8192
+    assert (manifest["tts"]["codes_per_unit"], manifest["tts"]["first_unit_codes"]) == (25, 25)
     assert manifest["flow"]["noise_frames"] == 1000
     noise = np.fromfile(bundle / "cfm_noise.bin", np.float32)
     assert noise.size == 80 * 1000 and abs(noise.std() - 1) < 0.01
@@ -64,6 +66,11 @@ def test_manifest_sections(bundle, checkpoint):
     assert graph["inputs"]["seqlens_k"] == "int32" and graph["outputs"]["hidden"] == "float32"
     assert f"past_value.{checkpoint.llm.layers - 1}" in graph["inputs"]
     assert set(manifest["graphs"]) == {name for name in manifest["files"] if name.endswith(".onnx")}
+
+
+def test_a_checkpoint_says_how_far_its_replies_begin_ahead():
+    assert TtsDims.read({"tts_config": {"first_unit_codes": 35}}).first_unit_codes == 35
+    assert TtsDims.read({"tts_config": {}}).first_unit_codes == 25
 
 
 def test_token_ids_equal_the_golden_sessions(bundle, golden):

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use duologue_session::barge_in::BargeInConfig;
+use duologue_session::{Mode, Schedule};
 use duologue_tests::scripted::{INPUT_RATE, Plan, ScriptedBackend};
 use duologue_transport::pacer::Pace;
 use duologue_transport::{
@@ -182,8 +183,12 @@ async fn the_stop_button_flushes_and_the_next_unit_listens() {
 
 /// Listens to silence for four seconds; returns when each packet of speech came and which samples of the reply it has.
 async fn packets(backend: ScriptedBackend) -> Vec<(u64, std::ops::Range<u64>)> {
+    packets_of(backend, &SessionRequest::default()).await
+}
+
+async fn packets_of(backend: ScriptedBackend, request: &SessionRequest) -> Vec<(u64, std::ops::Range<u64>)> {
     let manager = manager(backend, Limits::default());
-    let mut client = Client::open(&manager);
+    let mut client = Client::with(enter(&manager).open(request, WIRE, None).expect("the script takes everybody"));
     let commands = client.link.commands.clone();
     let microphone = tokio::spawn(async move {
         for _ in 0..4000 / MIC_PACKET.as_millis() {
@@ -268,6 +273,19 @@ async fn a_reply_that_begins_ahead_starts_at_once_and_plays_without_a_gap() {
     assert_eq!(packets[0].0, 1000);
     for (at, samples) in &packets {
         assert!(*at <= 1000 + samples.start / 24, "sample {} came at {at}: {packets:?}", samples.start);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_live_session_without_a_schedule_begins_ahead() {
+    let schedule = Schedule { listen: 1, speak: 3, tokens: 5, codes: 25 };
+    for request in [
+        SessionRequest { mode: Mode::Fidelity, ..SessionRequest::default() },
+        SessionRequest { schedule: Some(schedule), ..SessionRequest::default() },
+    ] {
+        let plans = [Plan::Speak("one"), Plan::Speak("two"), Plan::End("three")];
+        let backend = ScriptedBackend::new(1, &plans).held_back(ms(280)).begins_ahead(ms(400), ms(0));
+        assert_eq!(packets_of(backend, &request).await[0].0, 1280, "{request:?}");
     }
 }
 

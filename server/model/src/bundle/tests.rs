@@ -76,6 +76,15 @@ fn missing_and_unknown_fields_are_named() {
 }
 
 #[test]
+fn a_first_unit_is_no_shorter_than_the_others_and_ahead_by_the_rest() {
+    let dir = copy(|manifest| manifest["tts"]["first_unit_codes"] = 24.into());
+    assert_mentions(&refusal(dir.path()), &["tts.first_unit_codes is 24", "25"]);
+    let dir = copy(|manifest| manifest["tts"]["first_unit_codes"] = 35.into());
+    let ahead = Bundle::open(dir.path()).expect("files are fine").manifest().ahead();
+    assert_eq!(ahead, std::time::Duration::from_millis(400));
+}
+
+#[test]
 fn missing_truncated_and_changed_files_are_named() {
     let dir = copy(|_| ());
     std::fs::remove_file(dir.path().join("apm.onnx")).expect("remove");
