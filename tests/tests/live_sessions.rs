@@ -371,7 +371,7 @@ async fn a_typed_question_stops_the_reply_and_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_client_comes_back_and_misses_nothing() {
     let plans = [Plan::Speak("one"), Plan::End("two")];
-    let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
+    let manager = manager(ScriptedBackend::new(2, &plans), Limits::default());
     let mut client = Client::open(&manager);
     client.mic(2000, 0.0).await;
     client.listen(2050).await;
@@ -387,6 +387,7 @@ async fn a_dropped_client_comes_back_and_misses_nothing() {
     assert_eq!(heard, 2000, "{before:#?}");
     assert!(before.iter().any(|line| line.ends_with("reply 0 done")), "{before:#?}");
     assert_eq!(before.iter().filter(|line| line.contains("says")).count(), 2, "nothing twice: {before:#?}");
+    assert_eq!(manager.load().open, 2, "the reply stood still for the client; the server was not late");
 }
 
 #[tokio::test(start_paused = true)]

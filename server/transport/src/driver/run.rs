@@ -355,6 +355,7 @@ impl Driver {
             (false, true) => {
                 self.still.since = now;
                 self.pacer.hold(now);
+                self.metrics.stands_still();
                 self.stopped(now);
             }
             (true, false) => self.pacer.unhold(now - self.still.since),

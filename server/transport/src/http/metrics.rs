@@ -242,18 +242,18 @@ impl SessionMetrics {
             SessionEvent::Unit(event) => unit(event, self.unit_s),
             SessionEvent::Speech(event) => speech(event, self.output_rate_hz),
             SessionEvent::Voice { speaking, at } => self.voice = speaking.then_some(*at),
-            SessionEvent::Hold { .. } => {
-                self.handed_out = None;
-                stopped(self.voice, "hold");
-            }
+            SessionEvent::Hold { .. } => stopped(self.voice, "hold"),
             SessionEvent::Flush { cause: FlushCause::Voice, .. } => stopped(self.voice, "interrupt"),
-            // Playback that was to stand still has no gap.
-            SessionEvent::Paused { .. } => self.handed_out = None,
             SessionEvent::UnitDropped => counter!(DROPPED_TOTAL, "what" => "unit").increment(1),
             SessionEvent::FrameDropped => counter!(DROPPED_TOTAL, "what" => "frame").increment(1),
             SessionEvent::TextDropped => counter!(DROPPED_TOTAL, "what" => "text").increment(1),
             _ => {}
         }
+    }
+
+    /// Playback was told to stand still, or has nobody to play to: what follows comes after no gap.
+    pub fn stands_still(&mut self) {
+        self.handed_out = None;
     }
 
     /// A packet was handed out and will have been played at `until`. Returns the silence in front of it within its reply.

@@ -130,7 +130,7 @@ fn only_silence_within_a_reply_is_a_gap() {
         session.audio(&packet(0, 2400), ms(200));
         assert_eq!(session.audio(&packet(0, 2400), ms(550)), ms(250));
         // Held for a second, then another reply after a long pause.
-        session.event(ms(500), &SessionEvent::Hold { turn: 0 });
+        session.stands_still();
         session.audio(&packet(0, 2400), ms(1650));
         session.audio(&packet(1, 2400), ms(9000));
     });
