@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from duologue_export.dims import UNIT_CODES
 from mini import corpus
 from mini.corpus import FRAMES_PER_CODE, SILENT_CODE, Sentence, vocoder_mel
 from mini.store import load_small, tensor, use
-from mini.voice import FLOW, Encoder, Estimator, flow_weights
+from mini.voice import FIRST_UNIT_CODES, FLOW, Encoder, Estimator, flow_weights
 
 LEARNING_RATE, WARM_UP, CLIP = 1.5e-3, 100, 1.0
 AVERAGE = 0.995
 # Codes of the voice prompt (a call of its own), of silence in front of a turn, of the calls of its first unit and of
 # the others (server/session/src/speech.rs: 12 codes start a reply, 15 follow, and the rest of the unit).
-PROMPT, SILENCE, CHUNKS, FULL = 1, 3, (12, 15, 8), 25
+PROMPT, SILENCE, CHUNKS, FULL = 1, 3, (12, 15, FIRST_UNIT_CODES - 12 - 15), UNIT_CODES
 CODES_PER_BATCH = 600
 SAVE_EVERY_S, JUDGE_EVERY_S = 300, 600
 # Part of a run that trains the encoder only.

@@ -15,6 +15,8 @@ use duologue_transport::{
     Backend, BackendError, BackendInfo, BackendSession, ReplyStart, SessionRequest, VoiceDetector, Wake,
 };
 
+/// A sample of what is said ahead.
+const AHEAD: i16 = 4000;
 /// Rate of the user's audio.
 pub const INPUT_RATE: u32 = 16_000;
 /// Rate of the speech.
@@ -290,14 +292,11 @@ fn word_ends(text: &str) -> Vec<usize> {
     spaces.chain((!text.is_empty()).then_some(text.len())).collect()
 }
 
-/// A second of a 440 Hz tone whose phase goes on from unit to unit.
-/// A sample of what is said ahead.
-const AHEAD: i16 = 4000;
-
 fn samples_of(length: Duration) -> usize {
     (length.as_secs_f64() * f64::from(OUTPUT_RATE)) as usize
 }
 
+/// A second of a 440 Hz tone whose phase goes on from unit to unit.
 fn tone(unit: u32) -> Vec<i16> {
     let step = std::f64::consts::TAU * 440.0 / f64::from(OUTPUT_RATE);
     (0..OUTPUT_RATE).map(|n| (8000.0 * (step * f64::from(unit * OUTPUT_RATE + n)).sin()) as i16).collect()

@@ -104,7 +104,8 @@ pub struct LimitsConfig {
     pub pause_s: u64,
     /// Second programs that may be attached to one session.
     pub sidebands: usize,
-    /// A server that is late with a unit takes nobody more until it has kept all deadlines for so long. 0: it always does.
+    /// A server that is late, with a unit or with the sound of a reply, takes nobody more until it has not been for so
+    /// long. 0: it always does.
     pub calm_s: u64,
     /// How long sessions may go on once the server is told to stop (SIGTERM). Shorter than the 30 s after which
     /// Kubernetes kills.

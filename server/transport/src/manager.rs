@@ -208,7 +208,7 @@ impl SessionManager {
     /// A session was not served in time: fewer places stay open.
     fn late(&self) {
         if let Some(open) = self.state().admission.late(Instant::now()) {
-            tracing::warn!(open, "a unit was late: no new sessions beyond this number until deadlines are kept again");
+            tracing::warn!(open, "late: no new sessions beyond this number until the server keeps up again");
         }
     }
 

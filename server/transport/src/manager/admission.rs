@@ -1,7 +1,7 @@
 //! Who may come in: a number of places, a bounded first-come queue, and an estimate of the wait. Pure.
 //!
 //! A machine that is late with the sessions it has takes nobody more: whenever it is, no more places stay open than one less
-//! than are taken. After a calm time without one there are twice as many, until all are open.
+//! than are taken. After a calm time there are twice as many, until all are open.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;

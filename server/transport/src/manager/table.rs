@@ -28,7 +28,7 @@ pub struct Limits {
     pub pause: Duration,
     /// Second programs that may hear one session.
     pub sidebands: usize,
-    /// A server that is late takes nobody more until it has kept all deadlines for so long; zero: it always does.
+    /// A server that is late takes nobody more until it has not been for so long; zero: it always does.
     pub calm: Duration,
 }
 
