@@ -81,7 +81,7 @@ talk: build ## feed spoken questions through the whole chain; reply and timeline
 	@mkdir -p $(TALK)
 	$(BIN) talk --input models/mini/example/question.wav --output $(TALK)/reply.wav --timeline $(TALK)/timeline.jsonl
 
-test: build bundle vad $(CLIENTS)/.installed ## every test: Rust, golden sessions, web client, browser, exporter
+test: build bundle vad $(VENV)/.mini $(CLIENTS)/.installed ## every test: Rust, golden sessions, web client, browser, exporter
 	@bash .ci/system-packages test
 	cargo test --release --locked --workspace
 	cd $(WEB) && npm test --silent
@@ -140,7 +140,12 @@ MINI_DEVICE  ?= cpu
 MINI_COUNT   ?= 100
 MINI_SHARDS  ?= 100
 
-mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for each part, MINI_SHARDS of sentences) and export it
+$(VENV)/.mini: $(VENV)/.installed models/requirements-mini.txt
+	@bash .ci/system-packages headers
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r models/requirements-mini.txt
+	touch $@
+
+mini: exporter $(VENV)/.mini ## train duologue-mini from where it stands (MINI_MINUTES for each part, MINI_SHARDS of sentences) and export it
 	bash .ci/system-packages mini
 	$(MINI) corpus --work $(MINI_WORK) --shards $(MINI_SHARDS)
 	$(MINI) train-hearing --work $(MINI_WORK) --checkpoint $(MINI_PARTS)/hearing.pt --minutes $(MINI_MINUTES) --device $(MINI_DEVICE)
@@ -150,9 +155,8 @@ mini: exporter ## train duologue-mini from where it stands (MINI_MINUTES for eac
 	$(MINI) curves --work $(MINI_WORK) --out models/mini/curves.svg
 	$(MINI) export --checkpoints $(MINI_PARTS) --work $(MINI_WORK) --out $(MINI_BUNDLE) --precision int8
 
-mini-eval: build exporter ## judge models/mini/bundle in the engine with held-out voices, and its voice with a recogniser
+mini-eval: build exporter $(VENV)/.mini ## judge models/mini/bundle in the engine with held-out voices, and its voice with a recogniser
 	bash .ci/system-packages mini
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r models/requirements-mini.txt
 	$(MINI) judge --bundle $(MINI_BUNDLE) --binary $(BIN) --count $(MINI_COUNT) --errors 5
 	$(MINI) judge-voice --checkpoints $(MINI_PARTS)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from mini.features import unit_mels
 from mini.sessions import LISTEN, Session
-from mini.speakers import SILENCE
+from mini.speakers import SILENCE, UNALIGNED
 from mini.vocabulary import Vocabulary
 
 ROWS_PER_UNIT = 10
@@ -104,13 +104,15 @@ def example(session: Session, vocabulary: Vocabulary) -> Example:
 
 
 def phone_labels(session: Session) -> np.ndarray:
-    """[2, 50 * units]: the phone of each 20 ms in the engine that spoke, IGNORED in the other; silence in both."""
+    """[2, 50 * units]: the phone of each 20 ms in the engine that spoke, IGNORED in the other (in both where the phones
+    are not known); silence in both."""
     frames = len(session.units) * PHONES_PER_UNIT
     labels = np.tile(np.array(SILENCE, np.int64)[:, None], (1, frames))
     for start, end, engine, phone in session.phones:
         span = slice(int(start * PHONES_PER_UNIT), int(end * PHONES_PER_UNIT))
         labels[:, span] = IGNORED
-        labels[engine, span] = phone
+        if engine != UNALIGNED:
+            labels[engine, span] = phone
     return labels
 
 

@@ -64,11 +64,14 @@ impl Network {
         self.under_way.push(Reverse(Packet { arrives, sequence, timestamp, payload }));
     }
 
-    fn deliver(&mut self, now: Duration, to: &mut Uplink) {
+    /// What has arrived, as a voice detector hears it.
+    fn deliver(&mut self, now: Duration, to: &mut Uplink) -> Vec<f32> {
+        let mut heard = Vec::new();
         while self.under_way.peek().is_some_and(|packet| packet.0.arrives <= now) {
             let Reverse(packet) = self.under_way.pop().expect("it was there");
-            to.push(packet.arrives, 1, packet.sequence, packet.timestamp, &packet.payload);
+            heard.extend(to.push(packet.arrives, 1, packet.sequence, packet.timestamp, &packet.payload));
         }
+        heard
     }
 }
 
@@ -141,10 +144,11 @@ impl Call {
         let said = if loud { voice(start, ENCODER_FRAME) } else { vec![0; ENCODER_FRAME] };
         let payload = self.microphone.encode(&said).expect("20 ms").packet;
         self.up.send(now, self.frame as u16, self.frame.wrapping_mul(960), payload);
-        self.up.deliver(now, &mut self.server_ear);
-        let heard = self.server_ear.tick();
+        let arrived = self.up.deliver(now, &mut self.server_ear);
+        let due = self.server_ear.tick();
         if !self.outcome.closed {
-            drop(self.link.commands.send(SessionCommand::Audio(heard)).await);
+            drop(self.link.commands.send(SessionCommand::Arrived(arrived)).await);
+            drop(self.link.commands.send(SessionCommand::Due(due)).await);
         }
         tokio::task::yield_now().await;
         while let Ok(event) = self.link.events.try_recv() {

@@ -153,6 +153,28 @@ async fn a_voice_holds_at_once_and_interrupts_when_it_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_voice_holds_when_it_arrives_and_the_model_hears_it_when_it_is_due() {
+    let plans = [Plan::Speak("one"), Plan::Speak("two"), Plan::Speak("three")];
+    let manager = manager(ScriptedBackend::new(1, &plans).voice_above(-30.0), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(2500, 0.0).await;
+    client.script();
+
+    let samples = vec![LOUD; INPUT_RATE as usize / 5];
+    client.send(SessionCommand::Due(samples.clone())).await;
+    client.listen(2600).await;
+    assert!(client.script().iter().all(|line| !line.contains("hold")), "the detector does not hear what is due");
+
+    client.send(SessionCommand::Arrived(samples)).await;
+    client.listen(2601).await;
+    let script = client.script();
+    assert!(script.iter().any(|line| line == "2600 hold"), "{script:#?}");
+    client.listen(8000).await;
+    let units = client.script().iter().filter(|line| line.contains("unit")).count();
+    assert_eq!(units, 0, "what arrived is not audio of the model: its third second is not full");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cough_stops_playback_only_for_a_moment() {
     let backend = ScriptedBackend::new(1, &[Plan::Speak("one"), Plan::End("two")]).voice_above(-30.0);
     let manager = manager(backend, Limits::default());

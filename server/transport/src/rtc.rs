@@ -1,7 +1,7 @@
 //! WebRTC: the user's voice and the model's as Opus over RTP, events as text on a data channel.
 //!
 //! Owns everything between an SDP offer and frames of sound: the connection ([`peer`]), what is accepted from a
-//! stranger ([`config`], offers and candidates), the jitter buffer ([`jitter`], [`uplink`]), pacing and talk spurts
+//! stranger ([`config`], offers and candidates), the jitter buffer and what passes it by ([`jitter`], [`uplink`]), pacing and talk spurts
 //! ([`playout`], [`talk`], [`metronome`]). Must not know sessions, turns beyond their number, or HTTP: who has an offer
 //! calls [`RtcPeer::answer`] and drives what comes back.
 //!

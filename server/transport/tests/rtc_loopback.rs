@@ -114,11 +114,15 @@ async fn sound_and_messages_flow_both_ways() {
     assert_eq!(head.turn, 5);
     assert!(head.played_ms + head.buffered_ms == 2_000 && head.played_ms >= 1_100, "{head:?}");
 
-    // from the client: 20 ms frames with its energy
+    // from the client: 20 ms frames with its energy, each of which arrived before
     talk(&mut client, tone(24_000));
-    let (mut frames, mut loud) = (0, 0);
+    let (mut frames, mut loud, mut arrived) = (0, 0, 0);
     while loud < 80 {
         let frame = wait(&mut peer, |event| match event {
+            RtcEvent::Arrived(frame) => {
+                arrived += u32::from((0.25..0.45).contains(&rms(frame)));
+                None
+            }
             RtcEvent::Audio(frame) => Some(frame.clone()),
             _ => None,
         })
@@ -128,6 +132,7 @@ async fn sound_and_messages_flow_both_ways() {
         loud += u32::from((0.25..0.45).contains(&rms(&frame)));
         assert!(frames < 500, "only {loud} of {frames} frames are loud");
     }
+    assert!(arrived >= 70, "{loud} loud frames were due, {arrived} arrived");
 
     // messages, in order, those sent before the channel opened included
     for n in 0..50 {

@@ -16,6 +16,10 @@ use crate::pacer::Pace;
 pub enum SessionCommand {
     /// User audio at the model's rate, any number of samples.
     Audio(Vec<f32>),
+    /// User audio for the voice detector alone; the model hears it when it is due.
+    Arrived(Vec<f32>),
+    /// User audio for the model alone; the voice detector has heard it.
+    Due(Vec<f32>),
     /// A picture for the unit that is being collected.
     Frame(Frame),
     /// A typed question; it stops the reply.

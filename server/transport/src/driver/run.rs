@@ -223,7 +223,12 @@ impl Driver {
     fn command(&mut self, command: SessionCommand) {
         let now = self.now();
         match command {
-            SessionCommand::Audio(samples) => self.audio(now, samples),
+            SessionCommand::Audio(samples) => {
+                self.listen(now, &samples);
+                self.audio(now, samples);
+            }
+            SessionCommand::Arrived(samples) => self.listen(now, &samples),
+            SessionCommand::Due(samples) => self.audio(now, samples),
             SessionCommand::Frame(frame) => self.core.handle(now, Input::Frame(frame)),
             SessionCommand::Text(text) => {
                 self.last_audio = now;
@@ -268,19 +273,27 @@ impl Driver {
         }
     }
 
+    /// What the voice detector makes of user audio.
+    fn listen(&mut self, now: Duration, samples: &[f32]) {
+        if self.still.paused {
+            return;
+        }
+        let speaking = self.still.voice || self.pacer.playing(now);
+        // Before the session is ready nothing can be interrupted, and the client hears of nothing.
+        if let Some(listener) = self.listener.as_mut().filter(|_| self.prepared) {
+            match listener.hear(now, samples, speaking) {
+                Ok(actions) => actions.into_iter().for_each(|action| self.barge_in(action)),
+                Err(error) => self.fail(&error),
+            }
+        }
+    }
+
+    /// What the model and the recording make of it.
     fn audio(&mut self, now: Duration, samples: Vec<f32>) {
         if self.still.paused {
             return;
         }
         self.last_audio = now;
-        let speaking = self.still.voice || self.pacer.playing(now);
-        // Before the session is ready nothing can be interrupted, and the client hears of nothing.
-        if let Some(listener) = self.listener.as_mut().filter(|_| self.prepared) {
-            match listener.hear(now, &samples, speaking) {
-                Ok(actions) => actions.into_iter().for_each(|action| self.barge_in(action)),
-                Err(error) => return self.fail(&error),
-            }
-        }
         if let Some(recorder) = &mut self.recorder {
             recorder.user(now, &samples);
         }

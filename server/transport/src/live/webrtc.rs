@@ -154,7 +154,10 @@ async fn bridge(state: AppState, mut link: SessionLink, mut peer: RtcPeer, mut c
             event = peer.event() => match event {
                 Some(RtcEvent::Audio(samples)) => {
                     // A session that has ended says so on the other channel.
-                    drop(link.commands.send(SessionCommand::Audio(codec.heard(samples))).await);
+                    drop(link.commands.send(SessionCommand::Due(codec.heard(samples))).await);
+                }
+                Some(RtcEvent::Arrived(samples)) => {
+                    drop(link.commands.send(SessionCommand::Arrived(codec.heard(samples))).await);
                 }
                 Some(RtcEvent::Message(text)) => {
                     let replies = match codec.receive(&text) {

@@ -4,7 +4,7 @@
 //! of 20 ms, text messages and a sink for sound.
 //!
 //! ```text
-//!  on_track ─────► receive::audio ───── Audio ──────┐
+//!  on_track ─────► receive::audio ─ Arrived, Audio ─┐
 //!  on_data_channel ► receive::messages ─ Message ───┼──► events (bounded) ──► driver
 //!  connection state ► supervise ── Connected, Stats ┘
 //!  AudioSink ──► downlink::run ──► RTP          send_message ──► receive::send ──► data channel
@@ -37,7 +37,7 @@ use super::uplink::{Uplink, UplinkStats};
 
 /// Label of the data channel that carries events (OpenAI's name; the client creates it).
 pub const CHANNEL_LABEL: &str = "oai-events";
-/// Events that may wait for the driver: ten seconds of audio. When it is full, audio frames are dropped and counted,
+/// Events that may wait for the driver: five seconds of audio. When it is full, audio frames are dropped and counted,
 /// and messages wait in the client.
 const EVENTS: usize = 512;
 /// Messages that may wait for the client. A full queue is a client that does not read: [`RtcError::Backlog`].
@@ -60,6 +60,9 @@ pub enum RtcEvent {
     ChannelOpen,
     /// 20 ms of the user at 16 kHz, 320 samples within -1..1. From the first packet on one every 20 ms.
     Audio(Vec<f32>),
+    /// What a packet holds, the moment it came, for a voice detector: the same sound comes as [`RtcEvent::Audio`] when
+    /// it is due.
+    Arrived(Vec<f32>),
     /// A text message.
     Message(String),
     /// A message that is not text; nothing of it is kept.

@@ -17,8 +17,8 @@ use super::uplink::{Uplink, UplinkStats};
 /// How long a closing session waits for its last messages to be acknowledged.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Receives audio: one event of 20 ms in every 20 ms from the first packet on, until the track ends. Events that the
-/// application does not take in time are dropped and counted: late sound is worth nothing.
+/// Receives audio: an event for each packet, and one of 20 ms in every 20 ms from the first packet on, until the track
+/// ends. Events that the application does not take in time are dropped and counted: late sound is worth nothing.
 pub(super) async fn audio(
     track: Arc<dyn TrackRemote>,
     mut uplink: Uplink,
@@ -32,9 +32,12 @@ pub(super) async fn audio(
             event = track.poll() => match event {
                 Some(TrackRemoteEvent::OnRtpPacket(packet)) => {
                     let header = &packet.header;
-                    uplink.push(
+                    let heard = uplink.push(
                         start.elapsed(), header.ssrc, header.sequence_number, header.timestamp, &packet.payload,
                     );
+                    if !heard.is_empty() && events.try_send(RtcEvent::Arrived(heard)).is_err() {
+                        uplink.frame_dropped();
+                    }
                     if ticks.is_none() {
                         let mut interval = tokio::time::interval(FRAME);
                         // a late machine must still give one frame for each 20 ms: the session's clock counts them

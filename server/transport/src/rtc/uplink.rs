@@ -1,6 +1,6 @@
-//! The user's voice: RTP packets in, 20 ms frames at 16 kHz out.
+//! The user's voice: RTP packets in, 20 ms frames at 16 kHz out, and for the voice detector each packet at once.
 //!
-//! Owns the jitter buffer and the decoder of one stream. Must not read a clock: whoever calls [`Uplink::tick`] every
+//! Owns the jitter buffer and the decoders of one stream. Must not read a clock: whoever calls [`Uplink::tick`] every
 //! 20 ms gets exactly one frame each time, whatever the network does, so that the session's clock runs on.
 
 use std::collections::VecDeque;
@@ -9,9 +9,12 @@ use std::time::Duration;
 use duologue_audio::opus::{DECODER_FRAME, Decoder, OpusError, packet_samples};
 
 use super::jitter::{Counts, JitterBuffer, Packet, Pull};
+use super::metronome::FRAME;
 
 /// Concealment goes on for this many samples (100 ms); after that libopus would only hum, so silence follows.
 const CONCEAL_LONGEST: usize = 1_600;
+/// The ear is this far ahead of real time at most. A burst after a stall is shorter; who sends more floods the server.
+const EAR_AHEAD: Duration = Duration::from_millis(500);
 
 /// What happened on the way up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -43,6 +46,10 @@ pub struct UplinkStats {
 pub struct Uplink {
     buffer: JitterBuffer,
     decoder: Decoder,
+    /// For [`Self::push`]: a decoder cannot go back to a packet that was decoded before its turn.
+    ear: Decoder,
+    /// When the ear would have heard what it has, had it listened without a pause.
+    ear_until: Duration,
     ready: VecDeque<f32>,
     source: Option<u32>,
     /// Samples concealed since the last packet.
@@ -59,6 +66,8 @@ impl Uplink {
         Ok(Self {
             buffer: JitterBuffer::default(),
             decoder: Decoder::new()?,
+            ear: Decoder::new()?,
+            ear_until: Duration::ZERO,
             ready: VecDeque::new(),
             source: None,
             concealed: 0,
@@ -66,16 +75,24 @@ impl Uplink {
         })
     }
 
-    /// A packet of stream `source` (the SSRC) arrived at `now`.
-    pub fn push(&mut self, now: Duration, source: u32, sequence: u16, timestamp: u32, payload: &[u8]) {
+    /// A packet of stream `source` (the SSRC) arrived at `now` -> its sound for a voice detector, which bears gaps and
+    /// pieces in the wrong order but no delay; [`Self::tick`] gives the same sound when it is due. Empty for a packet
+    /// that is not Opus, and for one of a flood.
+    pub fn push(&mut self, now: Duration, source: u32, sequence: u16, timestamp: u32, payload: &[u8]) -> Vec<f32> {
         let Ok(samples) = packet_samples(payload) else {
             self.stats.corrupt += 1;
-            return;
+            return Vec::new();
         };
         if self.source.replace(source).is_some_and(|before| before != source) {
             self.buffer.restart();
         }
         self.buffer.push(now, Packet { sequence, timestamp, samples, payload: payload.to_vec() });
+        self.ear_until = self.ear_until.max(now);
+        if self.ear_until > now + EAR_AHEAD {
+            return Vec::new();
+        }
+        self.ear_until += FRAME * samples as u32 / DECODER_FRAME as u32;
+        self.ear.decode(payload).unwrap_or_default()
     }
 
     /// The next 20 ms, [`DECODER_FRAME`] samples within -1..1.

@@ -71,6 +71,29 @@ fn a_quiet_network_changes_nothing() {
 }
 
 #[test]
+fn every_packet_is_heard_when_it_arrives() {
+    let packets = voice(50);
+    let (mut uplink, mut decoder) = (Uplink::new().unwrap(), Decoder::new().unwrap());
+    for (index, packet) in packets.iter().enumerate() {
+        let heard = uplink.push(Duration::from_millis(20 * index as u64), 7, index as u16, index as u32 * 960, packet);
+        assert_eq!(heard, decoder.decode(packet).unwrap(), "packet {index}");
+    }
+    assert!(uplink.push(Duration::from_secs(1), 7, 50, 48_000, &[]).is_empty());
+    assert!(uplink.push(Duration::from_secs(1), 7, 51, 48_960, &[0xff]).is_empty());
+    assert_eq!(uplink.stats().corrupt, 2);
+}
+
+#[test]
+fn of_a_flood_only_its_beginning_is_heard() {
+    let (packet, mut uplink) = (&voice(1)[0], Uplink::new().unwrap());
+    let mut heard = |ms| -> usize {
+        (0..10_000).map(|n| uplink.push(Duration::from_millis(ms), 7, n, 0, packet).len() / DECODER_FRAME).sum()
+    };
+    assert_eq!(heard(0), 26, "half a second and the packet that goes beyond it");
+    assert_eq!(heard(200), 10, "then no more than time has passed");
+}
+
+#[test]
 fn a_bad_network_leaves_most_of_the_voice() {
     let packets = voice(1_500);
     for (name, loss, jitter_ms, least_played) in
