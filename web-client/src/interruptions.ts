@@ -23,12 +23,13 @@ export class Interruptions {
   flush(at: number, turn: number, cause: Interruption["cause"], voiceAt: number | null): number | null {
     const hold = this.#hold;
     this.#hold = null;
+    const ordered = hold?.at ?? at;
     const entry: Interruption = {
       turn,
       cause,
-      ordered_at: hold?.at ?? at,
+      ordered_at: ordered,
       silent_at: hold?.silentAt ?? null,
-      voice_at: cause === "voice" ? (hold?.voiceAt ?? voiceAt) : null,
+      voice_at: cause === "voice" ? latestBefore(ordered, [hold?.voiceAt ?? null, voiceAt]) : null,
     };
     this.list.push(entry);
     if (this.list.length > KEPT) this.list.shift();
@@ -46,6 +47,15 @@ export class Interruptions {
     last.silent_at = at;
     return duration(last);
   }
+}
+
+/**
+ * The voice that the order answers. The server can be faster than this page's own measure, which then still knew the voice
+ * before when the reply was held; when it is flushed, half a second later, the user may already be at the next word.
+ */
+function latestBefore(at: number, times: (number | null)[]): number | null {
+  const before = times.filter((time) => time !== null && time <= at) as number[];
+  return before.length > 0 ? Math.max(...before) : null;
 }
 
 function duration({ silent_at, voice_at }: Interruption): number | null {

@@ -6,6 +6,7 @@ import { VoiceTracker } from "../../src/audio/voice";
 import { decodeWav, encodeWav, peaks } from "../../src/audio/wav";
 import { Captions, heard } from "../../src/captions";
 import { fromClose, fromServerCode, fromThrown } from "../../src/errors";
+import { Interruptions } from "../../src/interruptions";
 import { ArrivalJitter, LatencyMeter, Series } from "../../src/latency";
 import { HttpError } from "../../src/protocol/rest";
 import { Reconnect } from "../../src/reconnect";
@@ -192,4 +193,19 @@ test("level bins: the loudest of each, silence where nothing came", () => {
   track.push(0.5, 1e6);
   assert.equal(track.at(4), 0);
   assert.deepEqual([barHeight(0), barHeight(1)], [0, 1]);
+});
+
+test("interruptions: an order that came before the page noticed the voice belongs to that voice, not to the one before", () => {
+  const interruptions = new Interruptions();
+  const [before, voice, held, flushed] = [1000, 6000, 6060, 6500];
+  interruptions.hold(held, before);
+  interruptions.silent(held + 30, "hold");
+  assert.equal(interruptions.flush(flushed, 1, "voice", voice), held + 30 - voice);
+
+  interruptions.hold(held, voice);
+  interruptions.silent(held + 30, "hold");
+  const nextWord = held + 100;
+  assert.equal(interruptions.flush(flushed, 2, "voice", nextWord), held + 30 - voice, "nor to the next word");
+
+  assert.equal(interruptions.flush(flushed, 3, "voice", null), null, "without a voice there is no figure");
 });
