@@ -5,12 +5,15 @@
              --bundle out/bundles/golden-fp32
 
 `--code` is a checkout of the official demo (the folder that holds MiniCPMO45), `--token2wav-code` the unpacked `src`
-folder of minicpmo-utils 1.0.5, `--python` an interpreter with what they need. Every round runs both programs once,
-pinned to one core with one thread each. Prints a table of medians by stage and their ratio, with the spread over the
-rounds, and writes the rows as JSON.
+folder of minicpmo-utils 1.0.5, `--python` an interpreter with what they need. Every round runs both programs pinned to
+one core with one thread each, which gives the units' times. Duologue then runs again with `--beside` as a second core,
+which gives the stages' times: its LLM thread ends a unit while its speech thread has begun, so on one core a stage's
+time would hold the other thread's work. Each stage still runs on one core. Prints a table of medians by stage and their
+ratio, with the spread over the rounds, and writes the rows as JSON.
 
 Both programs must give the tokens of the recording in every unit, else nothing is printed and the exit code is 1:
-different tokens are different work. `official.py` says what is patched in the official code.
+different tokens are different work. With `--same-work` other tokens will do if there are as many of them and the unit
+listens or speaks as recorded: for a bundle of integer weights. `official.py` says what is patched in the official code.
 """
 
 import argparse
@@ -65,9 +68,10 @@ def official_worker(args) -> int:
     return 0
 
 
-def duologue_round(args) -> list[dict]:
+def duologue_round(args, cores: list[int]) -> list[dict]:
     with tempfile.TemporaryDirectory() as out:
-        command = ["taskset", "-c", str(args.core), str(args.duologue), "replay", "--bundle", str(args.bundle)]
+        command = ["taskset", "-c", ",".join(map(str, cores))]
+        command += [str(args.duologue), "replay", "--bundle", str(args.bundle)]
         command += ["--golden", str(args.golden / f"session_{args.session}"), "--out", out, "--threads", "1"]
         subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread())
         rows = []
@@ -90,10 +94,14 @@ def duologue_round(args) -> list[dict]:
         return [row | {"tokens": units[row["unit"]]["tokens"]} for row in rows]
 
 
-def differing_units(rows: list[dict], recorded: list[dict]) -> list[int]:
-    """Units that are missing, or whose tokens are not the recorded ones."""
-    tokens = {row["unit"]: row["tokens"] for row in rows}
-    return [number for number, unit in enumerate(recorded) if tokens.get(number) != unit["tokens"]]
+def differing_units(rows: list[dict], recorded: list[dict], same_work: bool) -> list[int]:
+    """Units that are missing, or whose tokens (with `same_work`: decision and number of tokens) are not the recorded."""
+
+    def work(unit: dict):
+        return (unit["is_listen"], len(unit["tokens"])) if same_work else unit["tokens"]
+
+    done = {row["unit"]: work(row) for row in rows}
+    return [number for number, unit in enumerate(recorded) if done.get(number) != work(unit)]
 
 
 def medians(rows: list[dict], listen: bool) -> dict:
@@ -112,6 +120,8 @@ def main() -> int:
     parser.add_argument("--duologue", type=Path, default=Path("target/release/duologue"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", type=int, default=0, help="CPU core both programs are pinned to")
+    parser.add_argument("--beside", type=int, default=1, help="second core for the run that times the stages")
+    parser.add_argument("--same-work", action="store_true", help="other tokens will do if there are as many")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--official-worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -122,14 +132,16 @@ def main() -> int:
 
     recorded, rounds = recording(args), []
     for number in range(args.rounds):
-        official, ours = official_round(args), duologue_round(args)
-        for program, rows in (("the official code", official), ("duologue", ours)):
-            if differing := differing_units(rows, recorded):
+        official, alone = official_round(args), duologue_round(args, [args.core])
+        beside = duologue_round(args, [args.core, args.beside])
+        for program, rows in (("the official code", official), ("duologue", alone), ("duologue", beside)):
+            if differing := differing_units(rows, recorded, args.same_work and program == "duologue"):
                 print(
                     f"{program} did not give the recorded tokens in units {differing}; the comparison is void",
                     file=sys.stderr,
                 )
                 return 1
+        ours = [two | {"unit_ms": one["unit_ms"]} for one, two in zip(alone, beside, strict=True)]
         rounds.append({"official": official, "duologue": ours})
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr)
 

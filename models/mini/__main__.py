@@ -16,6 +16,7 @@ COMMANDS = {
     "judge": "judge_engine",
     "judge-written": "judge_written",
     "judge-voice": "judge_voice",
+    "judge-human": "judge_human",
     "curves": "curves",
     "example": "example",
 }

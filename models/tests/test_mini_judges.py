@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from mini import judge_written, world
+from mini import judge_human, judge_written, world
 from mini.curves import draw, read
 from mini.judge_engine import clicks
 from mini.judge_hearing import Tally, answer_from, skeleton
 from mini.sessions import INTERRUPTED, LISTEN, Exchange, Session
+from mini.speakers import LEVEL
 from mini.store import load_small
 from mini.train_speaking import distance
 from mini.world import Turn
@@ -106,6 +108,17 @@ def test_written_answers_are_counted_without_their_commas(monkeypatch, capsys):
 
 def test_edit_distance():
     assert [distance(list(a), list(b)) for a, b in (("kitten", "sitting"), ("", "abc"), ("abc", "abc"))] == [3, 3, 0]
+
+
+def test_recordings_of_people_come_in_any_form_and_leave_at_one_level(tmp_path):
+    tone = np.sin(np.arange(4000) / 9).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", np.stack([tone, np.zeros_like(tone)], 1), 8000)
+    (tmp_path / "soft.raw").write_bytes((tone * 300).astype(np.int16).tobytes())
+    for name, rate in (("loud.wav", 8000), ("soft.raw", 16000)):
+        samples, found = judge_human.read(tmp_path / name)
+        assert (found, len(samples)) == (rate, 4000)
+        assert np.sqrt(np.mean(samples**2)) == pytest.approx(LEVEL, rel=0.01)
+        assert np.corrcoef(samples, tone)[0, 1] > 0.99
 
 
 def test_curves_run_on_over_restarts(tmp_path):

@@ -12,12 +12,12 @@ from mini import facts, world
 from mini import pace as pace_module
 from mini.batches import grouped, written
 from mini.checkpoint import write_tokenizer
-from mini.engines import Speech
+from mini.engines import Pico, Speech
 from mini.features import LEAD_SAMPLES, stream_samples
-from mini.layout import IGNORED, chat, collate, example, system_prompt
+from mini.layout import IGNORED, PHONES_PER_UNIT, chat, collate, example, phone_labels, system_prompt
 from mini.pace import MAX_CHARACTERS, Pace
-from mini.sessions import HANG_S, HEARD_S, INTERRUPTED, KINDS, LISTEN, UNASKED, Director
-from mini.speakers import LEVEL, SILENCE, fast_length, finish, noise, to_16k
+from mini.sessions import HANG_S, HEARD_S, INTERRUPTED, KINDS, LISTEN, UNASKED, Director, Session
+from mini.speakers import LEVEL, SILENCE, UNALIGNED, fast_length, finish, noise, to_16k
 from mini.vocabulary import Vocabulary
 
 
@@ -41,7 +41,7 @@ def _beep(text: str, *_args) -> Speech:
 def sessions(pace) -> list:
     """Twenty sessions of every kind, fewer long ones."""
     engine = SimpleNamespace(say=_beep)
-    director = Director(pace, 7, SimpleNamespace(espeak=engine, flite=engine))
+    director = Director(pace, 7, SimpleNamespace(espeak=engine, flite=engine, pico=engine))
     return [director.session(kind) for kind in KINDS for _ in range(4 if kind == "long" else 20)] + [
         director.transcription() for _ in range(10)
     ]
@@ -197,6 +197,37 @@ def test_written_conversations_and_batches(vocabulary, sessions):
         batch = collate(group)
         assert len(group) * group[-1].units <= 60 or len(group) == 1
         assert (batch["weights"] > 0).sum() == (batch["targets"] != IGNORED).sum()
+
+
+def test_where_phones_are_not_known_nothing_is_taught_about_them():
+    unaligned = finish(_beep("one two"), UNALIGNED)
+    stream = np.zeros(stream_samples(2), np.float32)
+    labels = phone_labels(Session("one", stream, [LISTEN] * 2, phones=unaligned.phones))
+    spoken = round(len(unaligned.samples) / 16000 * PHONES_PER_UNIT)
+    assert (labels[:, : spoken - 1] == IGNORED).all()
+    assert (labels[:, spoken + 1 :] == np.array(SILENCE)[:, None]).all()
+
+
+def test_pico_speaks_at_the_pace_and_pitch_it_is_told():
+    pico = Pico()
+    for voice in Pico.VOICES:
+        usual, slow = (pico.say("what is two plus three", voice, stretch).samples for stretch in (1.0, 1.5))
+        assert len(slow) / len(usual) == pytest.approx(1.5, rel=0.1)
+        assert 0.1 < np.abs(usual).max() < 0.99, "audible and not clipped"
+        high = pico.say("what is two plus three", voice, 1.0, 1.5).samples
+        assert pitch_hz(high) / pitch_hz(usual) == pytest.approx(1.5, rel=0.1)
+
+
+def pitch_hz(samples: np.ndarray) -> float:
+    """Median over the loud frames of 50 ms of the strongest period from 60 to 400 Hz."""
+    frames = [samples[i : i + 800] for i in range(0, len(samples) - 800, 400)]
+    loudest = max(np.mean(frame**2) for frame in frames)
+    found = []
+    for frame in frames:
+        if np.mean(frame**2) > 0.3 * loudest:
+            similar = np.correlate(frame, frame, "full")[799:]
+            found.append(16000 / (40 + np.argmax(similar[40:267])))
+    return float(np.median(found))
 
 
 def test_sound_tools():
