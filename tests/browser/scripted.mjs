@@ -1,6 +1,7 @@
 // The page in a real Chromium against the real server, whose model follows a script (tests/src/bin/scripted_server.rs).
 // What it asserts:
 // - a spoken interruption in the microphone silences the reply, and page and server agree on which words were heard;
+// - a page that finds no place waits for one;
 // - after a pulled cable the same session goes on: every word once, all of the sound played;
 // - a conversation recorded with consent plays on the replay page.
 import assert from "node:assert/strict";
@@ -96,6 +97,24 @@ test("a pulled cable: the same session goes on, nothing is lost and nothing come
   assert.equal(after.player.turn, 0);
   assert.ok(Math.abs(after.player.played_ms - 5000) < 5, `${after.player.played_ms} ms were played of 5000`);
   await done();
+});
+
+test("when all places are taken a page waits for one, and then talks", { timeout: 4 * PATIENCE_MS }, async () => {
+  const server = await startScripted(["l"]);
+  const browser = await openBrowser();
+  const pages = await Promise.all([0, 1, 2].map(() => openPage(browser)));
+  const until = (page, check) => page.waitForFunction(check, undefined, { timeout: PATIENCE_MS, polling: 50 });
+  const places = 2;
+  for (const [index, page] of pages.entries()) {
+    await page.goto(server.address);
+    await page.click("#talk");
+    if (index < places) await until(page, () => window.duologue.stats.state === "live");
+  }
+  await until(pages[2], () => window.duologue.stats.queue?.position === 1);
+  await pages[0].click("#talk");
+  await until(pages[2], () => window.duologue.stats.state === "live");
+  await browser.close();
+  server.stop();
 });
 
 test("a recording made with consent plays on its page", { timeout: 4 * PATIENCE_MS }, async () => {

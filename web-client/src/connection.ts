@@ -6,6 +6,7 @@
 import { type Clock, Timers } from "./clock";
 import { type Problem, fromThrown, problem } from "./errors";
 import type { ClientEvent, SessionRequest } from "./protocol/client";
+import { HttpError } from "./protocol/rest";
 import { type EventNumber, type ServerEvent, type StartedExtension, eventNumber, isAfter } from "./protocol/server";
 import { Reconnect } from "./reconnect";
 import { NoConnection, type Transport, type TransportKind } from "./transport/transport";
@@ -105,6 +106,8 @@ export class Connection {
       } catch (error) {
         if (this.#closed) return;
         failure = error;
+        // An offer cannot wait for a place, only a WebSocket can.
+        if (error instanceof HttpError && error.code === "queue_full") continue;
         if (!(error instanceof NoConnection)) break;
         note = `${kind === "webrtc" ? "WebRTC" : "WebSocket"} could not connect`;
       }

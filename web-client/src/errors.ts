@@ -44,7 +44,7 @@ const WORDS: Record<ProblemCode, [title: string, text: string]> = {
   ],
   unsupported_browser: ["This browser cannot do this", "A current Chrome, Edge, Firefox or Safari is needed."],
   unreachable: ["The server does not answer", "Check the connection, then press Talk again."],
-  full: ["All places are taken", "The queue is full, too. Try again in a little while."],
+  full: ["All places are taken", "There is no place to wait, either. Try again in a little while."],
   unauthorized: ["An access key is needed", "Enter the key you were given in the settings, then press Talk again."],
   draining: ["The server is about to restart", "It takes no new sessions at the moment. Try again in a minute."],
   rate_limited: ["Too many tries", "Wait a moment, then press Talk again."],

@@ -79,10 +79,22 @@ test("WebRTC first; what cannot connect is followed by WebSocket, and that is sa
 });
 
 test("a refusal is not tried again another way", async () => {
-  const { session, transports, problem } = open([new HttpError(503, "queue_full", "full", 5)], { kinds: ["webrtc", "websocket"] });
+  const { session, transports, problem } = open([new HttpError(429, "rate_limited", "slowly", 5)], { kinds: ["webrtc", "websocket"] });
   await session.start();
   assert.equal(transports.length, 1);
-  assert.equal(problem(), "full");
+  assert.equal(problem(), "rate_limited");
+});
+
+test("without a place WebRTC is followed by a WebSocket, which waits in the queue", async () => {
+  const full = new HttpError(503, "queue_full", "full", 5);
+  const { session, states, last } = open([full], { kinds: ["webrtc", "websocket"] });
+  await session.start();
+  last().says({ type: "duologue.queued", position: 1, estimated_wait_s: 30, queue_length: 1 });
+  assert.deepEqual(states, ["connecting webrtc", "connecting websocket", "queued"]);
+
+  const only = open([full], { kinds: ["webrtc"] });
+  await only.session.start();
+  assert.equal(only.problem(), "full");
 });
 
 test("when nothing connects, HTTP is asked why", async () => {
