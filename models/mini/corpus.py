@@ -195,7 +195,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m mini corpus`."""
     parser.add_argument("--work", type=Path, default=Path("out/mini"))
     parser.add_argument(
-        "--shards", type=int, default=80, help=f"files of {SENTENCES_PER_SHARD} sentences (about 10 minutes each)"
+        "--shards", type=int, default=100, help=f"files of {SENTENCES_PER_SHARD} sentences (about 10 minutes each)"
     )
 
 

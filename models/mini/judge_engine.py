@@ -29,7 +29,7 @@ from mini.sessions import HANG_S, LISTEN, Exchange, Session
 from mini.speakers import finish
 from mini.vocabulary import Vocabulary
 
-# Issue 4's floors: set -> figure -> least (or, for `early`, most).
+# The floors of README.md: set -> figure -> least (or, for `early`, most).
 FLOORS = {
     "espeak": {"intent": 0.95, "exact": 0.88, "outside": 0.85, "timely": 0.97, "early": 0.01},
     "rms": {"intent": 0.90, "exact": 0.80},

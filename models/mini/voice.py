@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from duologue_export import inventory
-from duologue_export.dims import UNIT_CODES, FlowDims, HiftDims, TtsDims
+from duologue_export.dims import UNIT_CODES, FlowDims, HiftDims
 from duologue_export.modules.layers import WeightedModule
 from duologue_export.modules.torch_flow_cfm import Cfm, modulation, times
 from duologue_export.modules.torch_flow_encoder import CONV1_LEN, CONV2_LEN, FlowEncoder
@@ -65,16 +65,6 @@ def fresh(shapes: inventory.Shapes, gains: dict[str, float] | None = None) -> di
             value = torch.randn(shape) * gain / math.sqrt(fan_in)
         out[name] = nn.Parameter(value)
     return out
-
-
-def tts_dims(vocab: int, llm_hidden: int, audio_bos: int, text_eos: int) -> TtsDims:
-    """Sizes of the speech token model for a text vocabulary of `vocab` rows."""
-    return TtsDims(
-        hidden=TTS_HIDDEN, layers=TTS_LAYERS, heads=TTS_HEADS, kv_heads=TTS_HEADS, head_dim=TTS_HIDDEN // TTS_HEADS,
-        intermediate=TTS_FFN, vocab=CODES + 1, rms_eps=1e-6, rope_theta=10000.0, max_positions=4096, text_tokens=vocab,
-        audio_bos=audio_bos, text_eos=text_eos, llm_hidden=llm_hidden,
-        first_unit_codes=FIRST_UNIT_CODES,
-    )  # fmt: skip
 
 
 class Speaking(nn.Module):

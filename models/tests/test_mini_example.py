@@ -1,14 +1,20 @@
-"""The example conversation's picture and timing."""
+"""The example conversation's picture and timing, and the clips of it that the bench speaks."""
 
 import io
 import struct
+import tomllib
 import zlib
+from pathlib import Path
 
 import numpy as np
+import pytest
+import soundfile
 
 from mini.corpus import RATE_HZ as REPLY_HZ
 from mini.example import heard, picture, png, spectrogram
 from mini.features import RATE_HZ
+
+SCENARIOS = sorted((Path(__file__).parents[2] / "bench" / "scenarios").glob("*.toml"))
 
 
 def _unit(start: float, samples: int, text: str, end: bool = False) -> dict:
@@ -59,3 +65,17 @@ def test_the_picture_has_what_both_said():
     units = [_unit(0, 100, " hello,"), _unit(1, 100, " you & me", True)]
     text = picture(sound, [(0.1, "who <is> it")], units)
     assert "who &lt;is&gt; it" in text and "hello, you &amp; me" in text
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_a_clip_of_a_bench_scenario_is_one_whole_question(path):
+    for user in tomllib.loads(path.read_text(encoding="utf-8"))["user"]:
+        if "from_s" not in user:
+            continue
+        sound, rate = soundfile.read(path.parent / user["wav"], dtype="float32")
+        first, last = (round(user[name] * rate) for name in ("from_s", "to_s"))
+        clip, around = sound[first:last], rate // 10
+        voiced = np.flatnonzero(np.abs(clip) > 0.01)
+        assert voiced[-1] - voiced[0] > 0.6 * len(clip), f"{user} is mostly silence"
+        for silence in (sound[first - around : first], sound[last : last + around]):
+            assert np.abs(silence).max() < 0.01, f"{user} cuts a question"

@@ -231,12 +231,12 @@ fn demo_refusals_have_their_code_and_place() {
 fn refusals_become_the_error_message_of_each_wire() {
     let error = WireError::invalid("audio", "too odd").for_event(Some("e7"));
     let message = live::ServerMessage {
-        event_id: Some("event_1".into()),
+        event_id: Some("evt_1".into()),
         client_event_id: error.client_event_id.clone(),
         event: live::ServerEvent::refusal(&error),
     };
     let expected = json!({
-        "type": "error", "event_id": "event_1", "client_event_id": "e7",
+        "type": "error", "event_id": "evt_1", "client_event_id": "e7",
         "error": {
             "type": "invalid_request_error", "code": "invalid_value", "message": "too odd", "param": "audio",
             "client_event_id": "e7",

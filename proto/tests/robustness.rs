@@ -187,8 +187,6 @@ fn prepare_falls_back_as_the_demo_does() {
         Ok(demo::ClientEvent::Prepare(prepare)) => prepare,
         other => panic!("not a prepare message: {other:?}"),
     };
-    let both = prepare(r#"{"type": "prepare", "ref_audio_base64": "AAAAAA==", "tts_ref_audio_base64": ""}"#);
-    assert_eq!(both.vocoder_voice().map(|audio| audio.0.len()), Some(1));
     assert_eq!(prepare(r#"{"type": "prepare"}"#).slices(), 1);
     assert_eq!(prepare(r#"{"type": "prepare", "config": {"max_slice_nums": 4}}"#).slices(), 4);
     assert_eq!(prepare(r#"{"type": "prepare", "max_slice_nums": 2, "config": {"max_slice_nums": 4}}"#).slices(), 2);

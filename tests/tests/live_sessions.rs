@@ -86,7 +86,7 @@ impl Client {
                 let units: Vec<String> = units.iter().map(|(unit, text)| format!("{unit}: {text}")).collect();
                 format!("heard {} of {turn}, cut {units:?}", heard.as_millis())
             }
-            SessionEvent::Hold { .. } => "hold".to_owned(),
+            SessionEvent::Hold { turn } => format!("hold {turn}"),
             SessionEvent::Unhold { .. } => "unhold".to_owned(),
             SessionEvent::Voice { speaking, .. } => format!("voice {speaking}"),
             SessionEvent::Closed(cause) => format!("closed {}", cause.detail()),
@@ -165,13 +165,64 @@ async fn a_voice_holds_when_it_arrives_and_the_model_hears_it_when_it_is_due() {
     client.listen(2600).await;
     assert!(client.script().iter().all(|line| !line.contains("hold")), "the detector does not hear what is due");
 
-    client.send(SessionCommand::Arrived(samples)).await;
+    client.send(SessionCommand::Arrived(vec![LOUD; INPUT_RATE as usize * 2 / 5])).await;
     client.listen(2601).await;
     let script = client.script();
-    assert!(script.iter().any(|line| line == "2600 hold"), "{script:#?}");
-    client.listen(8000).await;
-    let units = client.script().iter().filter(|line| line.contains("unit")).count();
-    assert_eq!(units, 0, "what arrived is not audio of the model: its third second is not full");
+    assert!(script.iter().any(|line| line == "2600 hold 0"), "{script:#?}");
+    assert!(script.iter().all(|line| !line.contains("says three")), "its third second is not full: {script:#?}");
+    client.send(SessionCommand::Due(samples.repeat(2))).await;
+    client.listen(2602).await;
+    let script = client.script();
+    assert!(script.iter().any(|line| line.contains("says three")), "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voice_that_interrupts_the_end_of_a_reply_does_not_leave_the_client_held() {
+    let backend = ScriptedBackend::new(1, &[Plan::End("one")]).voice_above(-30.0);
+    let manager = manager(backend, Limits::default());
+    let mut client = Client::open(&manager);
+    // The reply is played from 1000 to 2000; its last packet left at 1700.
+    client.mic(1840, 0.0).await;
+    client.mic(900, LOUD).await;
+    let script = client.script();
+    let place = |word: &str| script.iter().position(|line| line.contains(word));
+    assert!(place("hold 0").is_some(), "{script:#?}");
+    assert!(place("flush before 1 Voice") > place("hold 0"), "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_and_stopped_is_the_reply_that_sounds() {
+    // It begins 280 ms late and so ends after the unit that follows it, which listens.
+    let backend = ScriptedBackend::new(1, &[Plan::Speak("one"), Plan::End("two")]);
+    let manager = manager(backend.held_back(ms(280)).voice_above(-30.0), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(3040, 0.0).await;
+    assert!(client.script().iter().all(|line| !line.contains("done")), "it is still being played");
+    client.mic(900, LOUD).await;
+    let script = client.script();
+    let place = |word: &str| script.iter().position(|line| line.contains(word));
+    assert!(place("hold 0").is_some(), "{script:#?}");
+    assert!(place("flush before 1 Voice") > place("hold 0"), "{script:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_after_an_interruption_in_a_pause_is_not_late() {
+    let plans = [Plan::Speak("one"), Plan::Speak("two"), Plan::Speak("three"), Plan::Speak("four")];
+    let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
+    let mut client = Client::open(&manager);
+    client.mic(1500, 0.0).await;
+    client.send(SessionCommand::Pause(ms(60_000))).await;
+    client.listen(31_500).await;
+    client.send(SessionCommand::Interrupt).await;
+    client.listen(32_500).await;
+    client.send(SessionCommand::Resume).await;
+    client.script();
+    client.mic(4000, 0.0).await;
+    let script = client.script();
+    let sound = script.iter().find(|line| line.contains("audio 1 from 0")).expect("the next reply sounds");
+    let said = script.iter().find(|line| line.contains("says")).expect("it was decided");
+    let at = |line: &str| line.split(' ').next().and_then(|time| time.parse::<u64>().ok()).expect("a time");
+    assert_eq!(at(sound), at(said), "{script:#?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -483,6 +534,24 @@ async fn draining_refuses_new_ones_and_lets_live_ones_finish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_had_a_place_before_the_server_began_to_stop_is_told_so() {
+    let manager = manager(ScriptedBackend::new(2, &[]), Limits::default());
+    let (visitor, undecided) = (enter(&manager), enter(&manager));
+    let stopping = manager.clone();
+    let drained = tokio::spawn(async move { stopping.drain(ms(5_000)).await });
+    sleep(ms(1_000)).await;
+    let link = visitor.open(&SessionRequest::default(), WIRE, None).expect("it had a place");
+    let mut client = Client::with(link);
+    client.mic(3_900, 0.0).await;
+    client.listen(4_500).await;
+    let script = client.script();
+    assert!(script.iter().any(|line| line.starts_with("0 Draining(4s")), "{script:#?}");
+    assert!(script.last().is_some_and(|line| line == "4000 closed server draining"), "{script:#?}");
+    timeout(ms(5_000), drained).await.expect("who never opens keeps nobody waiting").unwrap();
+    drop(undecided);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_ends_when_nobody_speaks_or_it_has_lasted_long_enough() {
     let limits = Limits { idle: ms(5_000), session: ms(8_000), ..Limits::default() };
     let manager = manager(ScriptedBackend::new(2, &[]), limits);
@@ -521,10 +590,18 @@ async fn a_session_whose_task_breaks_gives_its_slot_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stops_reading_loses_its_session_and_nobody_waits() {
-    let plans = [Plan::Speak("on and on"); 60];
+    let plans = [Plan::Speak("on and on"); 120];
     let manager = manager(ScriptedBackend::new(1, &plans), Limits::default());
     let client = Client::open(&manager);
-    for _ in 0..60 {
+    let mut second = manager.attach(&client.link.id, "somebody").await.expect("a second program");
+    let heard = tokio::spawn(async move {
+        let mut last = None;
+        while let Some(event) = second.events.recv().await {
+            last = Some(event.event);
+        }
+        last
+    });
+    for _ in 0..120 {
         sleep(ms(1000)).await;
         if client.link.commands.send(SessionCommand::Audio(vec![0.0; INPUT_RATE as usize])).await.is_err() {
             break;
@@ -532,4 +609,6 @@ async fn a_client_that_stops_reading_loses_its_session_and_nobody_waits() {
     }
     assert!(client.link.commands.is_closed(), "the session ended");
     assert_eq!(manager.load().busy, 0);
+    let last = heard.await.expect("it reads");
+    assert!(matches!(last, Some(SessionEvent::Closed(CloseCause::SlowClient))), "{last:?}");
 }

@@ -43,6 +43,12 @@ const CAPTION_MS = 80;
 const NETWORK_MS = 2000;
 const DEFAULT_CHUNK_MS = 1000;
 const DEFAULT_RATE = 24_000;
+/** Remarks about what the server could not take in time. */
+const LOST = {
+  unit: "Some of what you said was lost on the way.",
+  frame: "A picture was lost on the way.",
+  text: "A typed question was lost on the way.",
+};
 
 export class Session {
   readonly captions = new Captions();
@@ -172,7 +178,7 @@ export class Session {
         return this.#listener.captions();
       case "duologue.hold":
         this.player?.hold(event.turn);
-        this.interruptions.hold(this.#options.audioNow(), this.#options.voice()?.start ?? null);
+        this.interruptions.hold(this.#options.audioNow(), this.#options.voice());
         return this.#listener.stopped("hold");
       case "duologue.unhold":
         this.interruptions.unhold();
@@ -182,9 +188,7 @@ export class Session {
       case "duologue.draining":
         return this.#listener.remark(`The server restarts; this conversation ends in ${Math.round(event.seconds)} s.`);
       case "duologue.dropped":
-        return this.#listener.remark(
-          event.what === "unit" ? "Some of what you said was lost on the way." : "A picture was lost on the way.",
-        );
+        return this.#listener.remark(LOST[event.what]);
       case "duologue.voice":
         this.#serverHears = true;
         return this.#userVoice(event.speaking, this.serverClock.toLocal(event.at_ms) ?? this.#options.clock.now());
@@ -263,8 +267,7 @@ export class Session {
 
   #flush({ turn, cause }: ServerEventOf<"duologue.flush">): void {
     this.player?.flush(turn);
-    const voice = this.#options.voice()?.start ?? null;
-    this.#bargeIn(this.interruptions.flush(this.#options.audioNow(), turn, cause, voice));
+    this.#bargeIn(this.interruptions.flush(this.#options.audioNow(), turn, cause, this.#options.voice()));
     this.captions.flush(turn);
     this.#listener.stopped("flush");
     this.#listener.captions();

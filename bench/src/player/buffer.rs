@@ -257,6 +257,19 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    #[test]
+    fn the_figures_are_those_of_the_page() {
+        let page = include_str!("../../../web-client/src/audio/jitter-buffer.ts");
+        // The first mention of a field is its type.
+        let number = |name: &str| -> usize {
+            let (_, after) = page.rsplit_once(name).unwrap_or_else(|| panic!("the page has no {name}"));
+            let end = after.find([',', ';']).expect("the line ends");
+            after[..end].replace('_', "").parse().expect("a number follows")
+        };
+        let page = ["startMs: ", "maxMs: ", "GAP_STEP_MS = ", "fadeMs: ", "capacityMs: "].map(number);
+        assert_eq!(page, [START_MS, MOST_MS, GAP_STEP_MS, FADE_MS, CAPACITY_S * 1000]);
+    }
+
     /// Loud sound.
     fn sound(ms: usize) -> Vec<i16> {
         vec![10_000; ms * 24]

@@ -87,12 +87,6 @@ pub struct Prepare {
 }
 
 impl Prepare {
-    /// The vocoder's reference voice.
-    pub fn vocoder_voice(&self) -> Option<&FloatAudio> {
-        let given = |audio: &&FloatAudio| !audio.0.is_empty();
-        self.tts_ref_audio_base64.as_ref().filter(given).or(self.ref_audio_base64.as_ref().filter(given))
-    }
-
     /// Slices a picture may be cut into when its chunk does not say.
     pub fn slices(&self) -> u32 {
         let positive = |slices: &u32| *slices > 0;

@@ -87,8 +87,9 @@ impl ServerEvent {
 /// A server's event with its ids.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServerMessage {
-    /// `evt_<n>`, counting up within the session; missing on answers to one message. OpenAI gives audio no id; here it has
-    /// one too, so that a client which comes back can say how far it got.
+    /// `evt_<n>`, or `evt_<n>.<part>` of what takes several messages, counting up within the session. Missing on
+    /// answers to one message, on `duologue.queued`, and on the `session.started` of a resume. OpenAI gives audio no
+    /// id; here it has one too, so that a client which comes back can say how far it got.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
     /// The client's id of the message this answers.
@@ -148,7 +149,7 @@ pub enum CloseReason {
     Expired,
     /// A safety filter; never used here.
     Content,
-    /// The peer hung up.
+    /// The peer hung up; never used here.
     RemoteHangup,
     /// The connection was lost.
     ConnectionLost,
@@ -157,7 +158,7 @@ pub enum CloseReason {
 /// Why a session ended, in our words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloseDetail {
-    /// Such as `idle`, `max_duration`, `pause timeout`, `server draining`, `slow client`.
+    /// Such as `idle`, `maximum duration reached`, `pause timeout`, `server draining`.
     pub detail: String,
 }
 
@@ -413,7 +414,7 @@ pub enum FlushCause {
     Voice,
     /// `duologue.interrupt`.
     Client,
-    /// The model itself.
+    /// The model itself; never used here.
     Model,
 }
 

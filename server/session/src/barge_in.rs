@@ -119,8 +119,8 @@ impl BargeIn {
         })
     }
 
-    /// Takes the frame that was complete at `now`, which must not run backwards. At most one order for playback and one
-    /// piece of information come out, the order first.
+    /// Takes the frame that was complete at `now`, which must not run backwards. At most one piece of information and
+    /// one order for playback come out, in this order.
     pub fn push(&mut self, now: Duration, evidence: FrameEvidence) -> impl Iterator<Item = Action> + use<> {
         self.advance(now);
         let FrameEvidence { voice, playing } = evidence;
@@ -137,7 +137,12 @@ impl BargeIn {
             Change::None => None,
         };
         let order = self.follow(playing).or_else(|| self.judge(sound, voice.energy_dbfs));
-        [order, noticed].into_iter().flatten()
+        [noticed, order].into_iter().flatten()
+    }
+
+    /// How long a voice has lasted when it is noticed.
+    pub fn onset(&self) -> Duration {
+        Duration::from_millis(u64::from(frames(self.config.hold_ms) * FRAME_MS))
     }
 
     /// Ends a hold whose time is over although no frame said how it ended.

@@ -13,6 +13,7 @@ pub mod spans;
 mod turns;
 
 pub use events::{CloseCause, FlushCause, Output, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
+pub use link::EVENT_CAPACITY;
 pub use listener::Listener;
 pub use parts::{DriverLimits, DriverParts};
 pub use run::Driver;
@@ -20,5 +21,3 @@ pub use run::Driver;
 /// Commands that may wait for a driver. A wire that finds it full waits, so a client that sends faster than the driver
 /// takes is slowed by its own socket.
 pub const COMMAND_CAPACITY: usize = 64;
-/// Events that may wait for a wire: a quarter of a minute of speech. When full, the session ends (`slow client`).
-pub const EVENT_CAPACITY: usize = 256;

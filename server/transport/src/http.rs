@@ -128,9 +128,12 @@ impl AppState {
         self.connections().get(id).cloned()
     }
 
-    /// It is over.
-    pub fn disconnected(&self, id: &SessionId) {
-        self.connections().remove(id);
+    /// This connection is over; the session may have another one by now.
+    pub fn disconnected(&self, id: &SessionId, handle: &RtcHandle) {
+        let mut connections = self.connections();
+        if connections.get(id).is_some_and(|known| known.is(handle)) {
+            connections.remove(id);
+        }
     }
 
     /// The sessions.

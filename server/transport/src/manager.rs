@@ -33,6 +33,8 @@ pub use table::{Limits, SessionId, SessionSummary};
 
 /// How often a waiting client hears of its place.
 pub const QUEUE_UPDATE_INTERVAL: Duration = Duration::from_secs(3);
+/// Sessions that were told to end get so much longer for their last words.
+const GOODBYES: Duration = Duration::from_secs(2);
 
 /// Why a session could not be opened or found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +82,8 @@ struct State {
     table: Table,
     /// Sessions per client key.
     per_key: HashMap<String, usize>,
+    /// When the server stops, once that is decided.
+    stops_at: Option<Instant>,
 }
 
 impl fmt::Debug for SessionManager {
@@ -142,7 +146,7 @@ impl SessionManager {
     pub fn new(backend: Arc<dyn Backend>, limits: Limits, barge_in: BargeInConfig) -> Result<Self, ConfigError> {
         barge_in.validate()?;
         let admission = Admission::new(backend.info().slots, limits.queue, limits.calm);
-        let state = State { admission, table: Table::default(), per_key: HashMap::new() };
+        let state = State { admission, table: Table::default(), per_key: HashMap::new(), stops_at: None };
         let moved = watch::Sender::new(0);
         Ok(Self { inner: Arc::new(Inner { backend, limits, barge_in, state: Mutex::new(state), moved }) })
     }
@@ -264,11 +268,12 @@ impl SessionManager {
         self.state().admission.typical()
     }
 
-    /// Refuses new sessions, gives running ones `limit` to end, and waits until all are gone.
+    /// Refuses new sessions, gives running ones `limit` to end, and waits until all are gone, at most a little longer.
     pub async fn drain(&self, limit: Duration) {
         let running = {
             let mut state = self.state();
             state.admission.drain();
+            state.stops_at = Some(Instant::now() + limit);
             state.table.all()
         };
         self.ring();
@@ -277,11 +282,9 @@ impl SessionManager {
             drop(entry.commands.send(SessionCommand::Drain(limit)).await);
         }
         let mut moved = self.inner.moved.subscribe();
-        while self.load().busy > 0 {
-            if moved.changed().await.is_err() {
-                return;
-            }
-        }
+        let gone = async { while self.load().busy > 0 && moved.changed().await.is_ok() {} };
+        // Who had a place and opens no session keeps nobody waiting.
+        drop(tokio::time::timeout(limit + GOODBYES, gone).await);
     }
 }
 
@@ -394,7 +397,16 @@ impl Visitor {
             sidebands: Arc::new(Semaphore::new(limits.sidebands.min(Semaphore::MAX_PERMITS))),
         };
         let (id, resume_token) = (entry.id.clone(), entry.token.clone());
-        manager.state().table.insert(entry);
+        let stops_at = {
+            let mut state = manager.state();
+            state.table.insert(entry);
+            state.stops_at
+        };
+        if let Some(stops_at) = stops_at {
+            // It had its place before the server began to stop.
+            let left = stops_at.saturating_duration_since(Instant::now());
+            commands.try_send(SessionCommand::Drain(left)).expect("its inbox is empty. This is a bug.");
+        }
         let stay = Stay {
             manager: manager.clone(),
             ticket: self.ticket.take().expect("a visitor holds its ticket until it opens. This is a bug."),

@@ -66,6 +66,8 @@ pub struct Pacer {
     pieces: VecDeque<Piece>,
     /// When what was handed out so far will have been played.
     played_at: Duration,
+    /// The reply that was handed out last.
+    last_turn: u32,
     /// Since when it stands still.
     held_at: Option<Duration>,
 }
@@ -78,7 +80,7 @@ impl Pacer {
     pub fn new(pace: Option<Pace>, rate_hz: u32, reply_start: ReplyStart) -> Self {
         assert!(rate_hz > 0, "a rate of 0 Hz. This is a bug.");
         let (pieces, played_at) = (VecDeque::new(), Duration::ZERO);
-        let mut pacer = Self { pace: None, rate_hz, reply_start, pieces, played_at, held_at: None };
+        let mut pacer = Self { pace: None, rate_hz, reply_start, pieces, played_at, last_turn: 0, held_at: None };
         pacer.set_pace(pace);
         pacer
     }
@@ -123,6 +125,7 @@ impl Pacer {
             self.pieces.pop_front();
         }
         self.played_at = self.played_at.max(now) + length_of(packet.samples.len(), self.rate_hz);
+        self.last_turn = packet.turn;
         Some(packet)
     }
 
@@ -139,11 +142,16 @@ impl Pacer {
         self.played_at = self.played_at.max(now);
     }
 
-    /// Goes on after [`Self::hold`]; `held_for` is how long playback stood still at the client.
-    pub fn unhold(&mut self, held_for: Duration) {
-        if self.held_at.take().is_some() {
-            self.played_at += held_for;
+    /// Goes on after [`Self::hold`]: playback stood still at the client as well.
+    pub fn unhold(&mut self, now: Duration) {
+        if let Some(held_at) = self.held_at.take() {
+            self.played_at += now.saturating_sub(held_at);
         }
+    }
+
+    /// `now`, or since when it stands still: the moment up to which the client has played.
+    pub fn still_at(&self, now: Duration) -> Duration {
+        self.held_at.unwrap_or(now)
     }
 
     /// Forgets what waits and what the client was to play.
@@ -153,9 +161,11 @@ impl Pacer {
         self.played_at = now;
     }
 
-    /// The listener hears something at `now`, or will without further speech coming in.
-    pub fn playing(&self, now: Duration) -> bool {
-        !self.pieces.is_empty() || self.played_at > now
+    /// The reply that the listener hears at `now`, or hears next without further speech coming in. While playback stands
+    /// still it is the one that would go on.
+    pub fn playing(&self, now: Duration) -> Option<u32> {
+        let unplayed = self.played_at > self.still_at(now);
+        unplayed.then_some(self.last_turn).or_else(|| self.pieces.front().map(|piece| piece.turn))
     }
 
     /// When everything handed out will have been played.
@@ -165,8 +175,7 @@ impl Pacer {
 
     /// Samples that were handed out and are not played at `now`.
     pub fn unplayed(&self, now: Duration) -> u64 {
-        let still_at = self.held_at.unwrap_or(now);
-        samples_in(self.played_at.saturating_sub(still_at), self.rate_hz) as u64
+        samples_in(self.played_at.saturating_sub(self.still_at(now)), self.rate_hz) as u64
     }
 
     /// Nothing waits to be handed out.
@@ -218,7 +227,7 @@ mod tests {
         let times: Vec<u64> = packets.iter().map(|packet| packet.0).collect();
         assert_eq!(times, [0, 0, 0, 0, 20, 40, 60, 80, 100, 120], "60 ms of lead, then one packet every 20 ms");
         assert!(packets.windows(2).all(|pair| pair[1].1 == pair[0].1 + 480), "no sample is lost or doubled");
-        assert!(!pacer.playing(ms(200)) && pacer.playing(ms(199)));
+        assert_eq!((pacer.playing(ms(199)), pacer.playing(ms(200))), (Some(0), None));
     }
 
     #[test]
@@ -239,11 +248,45 @@ mod tests {
         pacer.hold(ms(30));
         assert_eq!(run(&mut pacer, 30, 500), []);
         assert_eq!(pacer.due_at(), None);
-        assert!(pacer.playing(ms(500)));
+        assert_eq!(pacer.playing(ms(500)), Some(3));
         assert_eq!((pacer.unplayed(ms(30)), pacer.unplayed(ms(500))), (240, 240), "the client stands still as well");
-        pacer.unhold(ms(470));
+        pacer.unhold(ms(500));
         let packets = run(&mut pacer, 500, 700);
         assert_eq!((packets.len(), packets[0].1), (3, 960));
+    }
+
+    #[test]
+    fn the_end_of_a_reply_that_is_held_is_still_to_be_heard() {
+        let mut pacer = pacer(200);
+        pacer.push(ms(0), 3, 0, vec![1; 2400], ms(0));
+        assert_eq!(run(&mut pacer, 0, 30).len(), 5, "all of it is at the client");
+        pacer.hold(ms(30));
+        assert_eq!((pacer.playing(ms(600)), pacer.unplayed(ms(600))), (Some(3), 1680));
+        pacer.unhold(ms(600));
+        assert_eq!((pacer.playing(ms(669)), pacer.playing(ms(670))), (Some(3), None));
+    }
+
+    #[test]
+    fn of_two_replies_the_first_is_playing() {
+        let mut pacer = pacer(0);
+        pacer.push(ms(0), 0, 0, vec![1; 480], ms(0));
+        pacer.push(ms(0), 1, 0, vec![1; 480], ms(0));
+        assert_eq!(pacer.playing(ms(0)), Some(0));
+        run(&mut pacer, 0, 1);
+        assert_eq!(pacer.playing(ms(10)), Some(0));
+        run(&mut pacer, 20, 21);
+        assert_eq!(pacer.playing(ms(25)), Some(1));
+    }
+
+    #[test]
+    fn a_flush_while_it_stands_still_does_not_make_the_next_reply_late() {
+        let mut pacer = pacer(0);
+        pacer.hold(ms(0));
+        pacer.flush(ms(60_000));
+        pacer.hold(ms(60_000));
+        pacer.unhold(ms(61_000));
+        pacer.push(ms(61_000), 1, 0, vec![1; 480], ms(0));
+        assert_eq!(run(&mut pacer, 61_000, 61_001).len(), 1);
     }
 
     #[test]
@@ -252,7 +295,7 @@ mod tests {
         pacer.push(ms(0), 0, 0, vec![1; 24_000], ms(0));
         run(&mut pacer, 0, 100);
         pacer.flush(ms(100));
-        assert!(run(&mut pacer, 100, 2000).is_empty() && !pacer.playing(ms(100)));
+        assert!(run(&mut pacer, 100, 2000).is_empty() && pacer.playing(ms(100)).is_none());
         pacer.push(ms(100), 1, 0, vec![1; 480], ms(0));
         assert_eq!(run(&mut pacer, 100, 101).len(), 1, "new speech starts at once");
     }
@@ -318,6 +361,6 @@ mod tests {
         pacer.push(ms(0), 0, 0, vec![1; 24_000], ms(0));
         assert_eq!(pacer.poll(ms(0)).map(|packet| packet.samples.len()), Some(24_000));
         assert_eq!(pacer.poll(ms(0)), None);
-        assert!(pacer.playing(ms(999)));
+        assert_eq!(pacer.playing(ms(999)), Some(0));
     }
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decibel, decodePcm, encodePcm, toFloat32, toInt16 } from "../../src/audio/pcm";
-import { VoiceTracker } from "../../src/audio/voice";
+import { type VoiceSpan, VoiceTracker } from "../../src/audio/voice";
 import { decodeWav, encodeWav, peaks } from "../../src/audio/wav";
 import { Captions, heard } from "../../src/captions";
 import { fromClose, fromServerCode, fromThrown } from "../../src/errors";
@@ -197,15 +197,17 @@ test("level bins: the loudest of each, silence where nothing came", () => {
 
 test("interruptions: an order that came before the page noticed the voice belongs to that voice, not to the one before", () => {
   const interruptions = new Interruptions();
-  const [before, voice, held, flushed] = [1000, 6000, 6060, 6500];
-  interruptions.hold(held, before);
-  interruptions.silent(held + 30, "hold");
-  assert.equal(interruptions.flush(flushed, 1, "voice", voice), held + 30 - voice);
-
-  interruptions.hold(held, voice);
-  interruptions.silent(held + 30, "hold");
-  const nextWord = held + 100;
-  assert.equal(interruptions.flush(flushed, 2, "voice", nextWord), held + 30 - voice, "nor to the next word");
-
-  assert.equal(interruptions.flush(flushed, 3, "voice", null), null, "without a voice there is no figure");
+  const [before, voice] = [{ start: 5000, end: 5700 }, { start: 6000, end: 6500 }];
+  const [held, flushed] = [6060, 6500];
+  const interrupted = (atHold: VoiceSpan | null, atFlush: VoiceSpan | null) => {
+    interruptions.hold(held, atHold);
+    interruptions.silent(held + 30, "hold");
+    return interruptions.flush(flushed, 1, "voice", atFlush);
+  };
+  assert.equal(interrupted(before, voice), held + 30 - voice.start);
+  const nextWord = { start: held + 100, end: flushed };
+  assert.equal(interrupted({ ...voice, end: held }, nextWord), held + 30 - voice.start, "nor to the next word");
+  const longAgo = { start: 0, end: 900 };
+  assert.equal(interrupted(longAgo, longAgo), null, "a voice that the page did not notice has no figure");
+  assert.equal(interrupted(null, null), null);
 });

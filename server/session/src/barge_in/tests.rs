@@ -57,7 +57,7 @@ use Action::{Hold, Interrupt, Unhold, VoiceEnd, VoiceStart};
 fn a_voice_holds_and_then_interrupts() {
     let mut script = Script::speaking();
     // 64 ms and 512 ms: 500 ms in whole frames.
-    assert_eq!(script.frames(30, 0.9, -25.0), [(2, Hold), (2, VoiceStart), (16, Interrupt)]);
+    assert_eq!(script.frames(30, 0.9, -25.0), [(2, VoiceStart), (2, Hold), (16, Interrupt)]);
     // The driver has not caught up yet: nothing more for this speech.
     assert_eq!(script.frames(20, 0.0, -70.0), [(8, VoiceEnd)]);
     assert_eq!(script.frames(20, 0.9, -25.0), [(2, VoiceStart)]);
@@ -66,10 +66,10 @@ fn a_voice_holds_and_then_interrupts() {
 #[test]
 fn a_short_voice_lets_the_agent_go_on() {
     let mut script = Script::speaking();
-    assert_eq!(script.frames(15, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
-    assert_eq!(script.frames(50, 0.05, -60.0), [(8, Unhold), (8, VoiceEnd)]);
+    assert_eq!(script.frames(15, 0.9, -25.0), [(2, VoiceStart), (2, Hold)]);
+    assert_eq!(script.frames(50, 0.05, -60.0), [(8, VoiceEnd), (8, Unhold)]);
     // The next voice counts from zero.
-    assert_eq!(script.frames(14, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
+    assert_eq!(script.frames(14, 0.9, -25.0), [(2, VoiceStart), (2, Hold)]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_click_does_nothing() {
 #[test]
 fn a_gap_inside_a_voice_is_bridged_and_not_counted() {
     let mut script = Script::speaking();
-    assert_eq!(script.frames(8, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
+    assert_eq!(script.frames(8, 0.9, -25.0), [(2, VoiceStart), (2, Hold)]);
     assert_eq!(script.frames(4, 0.1, -60.0), []);
     // Below the start, above the end.
     assert_eq!(script.frames(8, 0.4, -25.0), [(8, Interrupt)]);
@@ -99,7 +99,7 @@ fn a_voice_that_comes_in_bits_is_let_go() {
         actions.extend(script.frames(1, 0.9, -25.0));
     }
     let orders: Vec<Action> = actions.into_iter().map(|(_, action)| action).collect();
-    assert_eq!(orders, [Hold, VoiceStart, Unhold]);
+    assert_eq!(orders, [VoiceStart, Hold, Unhold]);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn the_next_speech_can_be_interrupted_again() {
     script.frames(30, 0.0, -70.0);
     script.playing = Some(Playing { since: script.now(), energy_dbfs: AGENT_DBFS });
     script.frames(30, 0.0, -70.0);
-    assert_eq!(script.frames(20, 0.9, -25.0), [(2, Hold), (2, VoiceStart), (16, Interrupt)]);
+    assert_eq!(script.frames(20, 0.9, -25.0), [(2, VoiceStart), (2, Hold), (16, Interrupt)]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn an_expected_echo_is_no_voice_however_much_it_sounds_like_one() {
     assert_eq!(script.frames(10, 0.99, AGENT_DBFS - 26.0), []);
     // Above it, a voice is heard.
     script.playing = Some(Playing { since: BEGAN, energy_dbfs: AGENT_DBFS });
-    assert_eq!(script.frames(3, 0.99, AGENT_DBFS - 8.0), [(2, Hold), (2, VoiceStart)]);
+    assert_eq!(script.frames(3, 0.99, AGENT_DBFS - 8.0), [(2, VoiceStart), (2, Hold)]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_louder_echo_is_learnt_from_the_holds_it_causes() {
     assert!(holds <= 8 && last_hold < 200, "{holds} holds, the last in frame {last_hold}");
     // Once the echo is gone (a headset is put on), the guard comes down again.
     assert_eq!(script.frames(120, 0.0, -70.0), []);
-    assert_eq!(script.frames(3, 0.9, -25.0), [(2, Hold), (2, VoiceStart)]);
+    assert_eq!(script.frames(3, 0.9, -25.0), [(2, VoiceStart), (2, Hold)]);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn one_backchannel_does_not_make_the_rules_deaf() {
     script.frames(20, 0.0, -70.0);
     let before = script.rules.echo_return_db();
     assert!(before < -30.0, "{before}");
-    assert_eq!(script.frames(16, 0.9, -30.0), [(2, Hold), (2, VoiceStart), (16, Interrupt)]);
+    assert_eq!(script.frames(16, 0.9, -30.0), [(2, VoiceStart), (2, Hold), (16, Interrupt)]);
 }
 
 #[test]

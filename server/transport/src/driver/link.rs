@@ -6,9 +6,13 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::events::{Output, Sequenced, SessionEvent};
+use super::play_head::PlayHead;
 
-/// Events kept for a client that reconnects: at packets of 100 ms half a minute of speech. Older ones are lost to it.
-const REPLAY_CAPACITY: usize = 320;
+/// Events kept for a client that reconnects: ten seconds of speech in packets of 20 ms, twice as long as a lost peer
+/// connection takes to be noticed, and half a minute of units without speech. Older ones are lost to it.
+const REPLAY_CAPACITY: usize = 640;
+/// Events that a wire may leave unread: all that are kept, and five seconds of new ones. A full line ends the session.
+pub const EVENT_CAPACITY: usize = REPLAY_CAPACITY + 256;
 
 /// The line could not take an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,19 +64,29 @@ impl Link {
         }
     }
 
-    /// Another wire takes over: what came after event `after` is sent again, then everything new.
+    /// Another wire takes over: what came after event `after` is sent again, then everything new. Sound is not sent again
+    /// that the client has said to have played: over WebRTC it has no event of which it could say that it was handled.
     ///
     /// # Errors
-    /// [`LinkError::Forgotten`] when an event after it is no longer kept; the line is as before then.
-    pub fn attach(&mut self, output: &Output, after: Option<u64>) -> Result<(), LinkError> {
+    /// [`LinkError::Forgotten`] when an event after it is no longer kept, [`LinkError::Full`] when the wire does not take
+    /// them; the line is as before then.
+    pub fn attach(&mut self, output: &Output, after: Option<u64>, played: &PlayHead) -> Result<(), LinkError> {
         let wanted = after.map_or(0, |seq| seq.saturating_add(1));
         let oldest = self.kept.front().map_or(self.next, |event| event.seq);
         if wanted < oldest || wanted > self.next {
             return Err(LinkError::Forgotten);
         }
+        let is_played = |event: &SessionEvent| match event {
+            SessionEvent::Audio { turn, start, samples } => played.has_played(*turn, start + samples.len() as u64),
+            _ => false,
+        };
+        for event in self.kept.iter().filter(|event| event.seq >= wanted && !is_played(&event.event)) {
+            if let Err(TrySendError::Full(_)) = output.events.try_send(event.clone()) {
+                return Err(LinkError::Full);
+            }
+        }
         self.sender = Some(output.events.clone());
-        let missed: Vec<Sequenced> = self.kept.iter().filter(|event| event.seq >= wanted).cloned().collect();
-        missed.into_iter().try_for_each(|event| self.pass(event))
+        Ok(())
     }
 
     /// Sends what comes from now on to a second program too. How many there may be is the manager's business.
@@ -96,9 +110,17 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::mpsc;
 
     use super::*;
+
+    const RATE_HZ: u32 = 1000;
+
+    fn unheard() -> PlayHead {
+        PlayHead::new(RATE_HZ)
+    }
 
     fn turn(event: &Sequenced) -> u32 {
         match event.event {
@@ -122,7 +144,7 @@ mod tests {
         drop(first);
         link.send(SessionEvent::TurnBegan { turn: 5 }).unwrap();
         let (events, mut second) = mpsc::channel(400);
-        link.attach(&Output { events, pace: None }, Some(2)).unwrap();
+        link.attach(&Output { events, pace: None }, Some(2), &unheard()).unwrap();
         link.send(SessionEvent::TurnBegan { turn: 6 }).unwrap();
         assert_eq!(drain(&mut second), [3, 4, 5, 6]);
     }
@@ -136,10 +158,57 @@ mod tests {
         }
         let (events, mut second) = mpsc::channel(REPLAY_CAPACITY * 2);
         let output = Output { events, pace: None };
-        assert_eq!(link.attach(&output, None), Err(LinkError::Forgotten));
-        assert_eq!(link.attach(&output, Some(9_999)), Err(LinkError::Forgotten), "an event that never was");
-        link.attach(&output, Some(0)).unwrap();
+        assert_eq!(link.attach(&output, None, &unheard()), Err(LinkError::Forgotten));
+        let never_was = link.attach(&output, Some(9_999), &unheard());
+        assert_eq!(never_was, Err(LinkError::Forgotten));
+        link.attach(&output, Some(0), &unheard()).unwrap();
         assert_eq!(drain(&mut second).len(), REPLAY_CAPACITY);
+    }
+
+    #[test]
+    fn all_that_is_kept_fits_a_new_wire() {
+        let mut link = Link::new(mpsc::channel(EVENT_CAPACITY).0);
+        for n in 0..2 * REPLAY_CAPACITY as u32 {
+            link.send(SessionEvent::TurnBegan { turn: n }).unwrap();
+        }
+        let (events, mut second) = mpsc::channel(EVENT_CAPACITY);
+        link.attach(&Output { events, pace: None }, Some(REPLAY_CAPACITY as u64 - 1), &unheard()).unwrap();
+        assert_eq!(drain(&mut second).len(), REPLAY_CAPACITY);
+    }
+
+    #[test]
+    fn a_wire_that_does_not_take_what_was_missed_is_not_taken_either() {
+        let (sender, mut first) = mpsc::channel(8);
+        let mut link = Link::new(sender);
+        link.send(SessionEvent::TurnBegan { turn: 0 }).unwrap();
+        link.send(SessionEvent::TurnBegan { turn: 1 }).unwrap();
+        let (events, mut second) = mpsc::channel(1);
+        assert_eq!(link.attach(&Output { events, pace: None }, None, &unheard()), Err(LinkError::Full));
+        link.send(SessionEvent::TurnBegan { turn: 2 }).unwrap();
+        assert_eq!(drain(&mut first), [0, 1, 2], "the line is as before");
+        assert_eq!(drain(&mut second), [0]);
+        assert!(second.is_closed());
+    }
+
+    #[test]
+    fn sound_that_the_client_has_played_does_not_come_again() {
+        let mut link = Link::new(mpsc::channel(8).0);
+        let mut played = unheard();
+        played.begin(0);
+        for start in [0, 20, 40] {
+            link.send(SessionEvent::Audio { turn: 0, start, samples: [0; 20].into() }).unwrap();
+            played.sent(0, start + 20);
+        }
+        played.reported(Duration::ZERO, 0, Duration::from_millis(45));
+        let (events, mut second) = mpsc::channel(8);
+        link.attach(&Output { events, pace: None }, None, &played).unwrap();
+        let starts: Vec<u64> = std::iter::from_fn(|| second.try_recv().ok())
+            .map(|event| match event.event {
+                SessionEvent::Audio { start, .. } => start,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(starts, [40], "of which the last 15 ms are new");
     }
 
     #[test]

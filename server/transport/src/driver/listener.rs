@@ -74,6 +74,11 @@ impl Listener {
         Ok(actions)
     }
 
+    /// How long a voice has lasted when it is noticed.
+    pub(super) fn onset(&self) -> Duration {
+        self.rules.onset()
+    }
+
     /// When [`Self::tick`] is due.
     pub(super) fn due_at(&self) -> Option<Duration> {
         self.rules.timeout()

@@ -23,12 +23,14 @@ pub struct PlayHead {
     replies: VecDeque<(u32, u64)>,
     made: u64,
     sent: u64,
+    /// What was made and not sent never will be.
+    stopped: bool,
     report: Option<Report>,
 }
 
 impl PlayHead {
     pub fn new(rate_hz: u32) -> Self {
-        Self { rate_hz, replies: VecDeque::new(), made: 0, sent: 0, report: None }
+        Self { rate_hz, replies: VecDeque::new(), made: 0, sent: 0, stopped: false, report: None }
     }
 
     /// Reply `turn` begins behind all speech made so far.
@@ -37,6 +39,14 @@ impl PlayHead {
             self.replies.pop_front();
         }
         self.replies.push_back((turn, self.made));
+        if std::mem::take(&mut self.stopped) {
+            self.sent = self.made;
+        }
+    }
+
+    /// What is not sent yet is thrown away.
+    pub fn stopped(&mut self) {
+        self.stopped = true;
     }
 
     /// Speech was made; not all of it need ever be sent.
@@ -57,6 +67,14 @@ impl PlayHead {
         let sample = self.begin_of(turn)?.saturating_add(played).min(self.sent);
         self.report = Some(Report { turn, sample, at: now });
         Some(sample)
+    }
+
+    /// Whether the client has said that it played reply `turn` up to sample `end`, and so all replies before it.
+    pub fn has_played(&self, turn: u32, end: u64) -> bool {
+        self.report.is_some_and(|report| {
+            let reported = self.begin_of(report.turn).map_or(0, |begin| report.sample.saturating_sub(begin));
+            turn < report.turn || (turn == report.turn && end <= reported)
+        })
     }
 
     /// What was heard when playback stops at `now`: the client's last word on the reply and the time since, or, from a
@@ -140,5 +158,16 @@ mod tests {
         let mut head = head();
         (2..=5).for_each(|turn| head.begin(turn));
         assert_eq!(head.reported(ms(5000), 1, ms(1)), None);
+    }
+
+    #[test]
+    fn a_reply_of_which_nothing_was_sent_is_not_taken_for_the_one_stopped_before() {
+        let mut head = head();
+        head.stopped();
+        head.begin(2);
+        head.made(400);
+        assert_eq!(head.place(head.heard(ms(5000), 0)), Some((2, ms(0))));
+        head.sent(2, 100);
+        assert_eq!(head.place(head.heard(ms(5000), 30)), Some((2, ms(70))));
     }
 }

@@ -44,7 +44,6 @@ struct Still {
     voice: bool,
     paused: bool,
     detached: bool,
-    since: Duration,
 }
 
 impl Still {
@@ -70,6 +69,7 @@ pub struct Driver {
     began: Instant,
     clock: Duration,
     still: Still,
+    detached_at: Duration,
     prepared: bool,
     /// When the next turn of the core's clock is due.
     core_due: Option<Duration>,
@@ -115,6 +115,7 @@ impl Driver {
             began: Instant::now(),
             clock: Duration::ZERO,
             still: Still::default(),
+            detached_at: Duration::ZERO,
             prepared: false,
             core_due: None,
             last_audio: Duration::ZERO,
@@ -172,7 +173,7 @@ impl Driver {
             (self.turns.made() && self.pacer.is_empty() && !self.still.any()).then(|| self.pacer.played_at());
         let idle =
             (self.prepared && !self.still.paused && !self.still.detached).then(|| self.last_audio + self.limits.idle);
-        let detached = self.still.detached.then(|| self.still.since + self.limits.resume);
+        let detached = self.still.detached.then(|| self.detached_at + self.limits.resume);
         let listener = self.listener.as_ref().and_then(Listener::due_at);
         [self.core_due, listener, self.pacer.due_at(), turn_end, idle, detached, self.pause_ends, self.drain_ends]
             .into_iter()
@@ -189,7 +190,7 @@ impl Driver {
             self.close(CloseCause::Draining);
         } else if over(self.pause_ends) {
             self.close(CloseCause::PauseTimeout);
-        } else if self.still.detached && now >= self.still.since + self.limits.resume {
+        } else if self.still.detached && now >= self.detached_at + self.limits.resume {
             self.close(CloseCause::ConnectionLost);
         } else if self.prepared
             && !self.still.paused
@@ -255,7 +256,7 @@ impl Driver {
                 self.stand_still(|still| still.paused = false);
                 self.send(SessionEvent::Resumed);
             }
-            SessionCommand::Attach { output, after } => match self.link.attach(&output, after) {
+            SessionCommand::Attach { output, after } => match self.link.attach(&output, after, &self.play_head) {
                 Ok(()) => {
                     self.pacer.set_pace(output.pace);
                     self.last_audio = now;
@@ -278,7 +279,7 @@ impl Driver {
         if self.still.paused {
             return;
         }
-        let speaking = self.still.voice || self.pacer.playing(now);
+        let speaking = self.still.voice || self.pacer.playing(now).is_some();
         // Before the session is ready nothing can be interrupted, and the client hears of nothing.
         if let Some(listener) = self.listener.as_mut().filter(|_| self.prepared) {
             match listener.hear(now, samples, speaking) {
@@ -301,10 +302,15 @@ impl Driver {
     }
 
     fn barge_in(&mut self, action: Action) {
-        let (turn, at) = (self.turns.current(), self.now());
+        let now = self.now();
+        // The reply that sounds: the next one may have begun already.
+        let turn = self.pacer.playing(now).unwrap_or(self.turns.current());
         match action {
-            Action::VoiceStart => self.send(SessionEvent::Voice { speaking: true, at }),
-            Action::VoiceEnd => self.send(SessionEvent::Voice { speaking: false, at }),
+            Action::VoiceStart => {
+                let onset = self.listener.as_ref().map_or(Duration::ZERO, Listener::onset);
+                self.send(SessionEvent::Voice { speaking: true, at: now.saturating_sub(onset) });
+            }
+            Action::VoiceEnd => self.send(SessionEvent::Voice { speaking: false, at: now }),
             Action::Hold => {
                 self.stand_still(|still| still.voice = true);
                 self.send(SessionEvent::Hold { turn });
@@ -321,19 +327,23 @@ impl Driver {
     fn interrupt(&mut self, cause: FlushCause) {
         let now = self.now();
         self.flush_cause = cause;
-        let (speaking, playing) = (self.core.speaking(), self.pacer.playing(now));
-        if speaking || playing {
-            let still_at = if self.still.any() { self.still.since } else { now };
-            let heard = self.play_head.heard(still_at, self.pacer.unplayed(now));
-            self.stopped_turn = self.play_head.place(heard).map(|(turn, _)| turn);
-            if speaking {
-                self.core.handle(now, Input::Interrupt);
+        let speaking = self.core.speaking();
+        if !speaking && self.pacer.playing(now).is_none() {
+            if self.still.voice {
+                // There is nothing to stop any more, but the client must not stand still for ever.
+                self.barge_in(Action::Unhold);
             }
-            self.core.handle(now, Input::Heard(heard));
-            if !speaking {
-                // The model has finished the reply, only its playback goes on.
-                self.flush();
-            }
+            return;
+        }
+        let heard = self.play_head.heard(self.pacer.still_at(now), self.pacer.unplayed(now));
+        self.stopped_turn = self.play_head.place(heard).map(|(turn, _)| turn);
+        if speaking {
+            self.core.handle(now, Input::Interrupt);
+        }
+        self.core.handle(now, Input::Heard(heard));
+        if !speaking {
+            // The model has finished the reply, only its playback goes on.
+            self.flush();
         }
         if self.still.voice {
             self.stand_still(|still| still.voice = false);
@@ -343,6 +353,7 @@ impl Driver {
     fn flush(&mut self) {
         let now = self.now();
         self.pacer.flush(now);
+        self.play_head.stopped();
         self.still.voice = false;
         if self.still.any() {
             self.pacer.hold(now);
@@ -366,12 +377,11 @@ impl Driver {
         change(&mut self.still);
         match (was, self.still.any()) {
             (false, true) => {
-                self.still.since = now;
                 self.pacer.hold(now);
                 self.metrics.stands_still();
                 self.stopped(now);
             }
-            (true, false) => self.pacer.unhold(now - self.still.since),
+            (true, false) => self.pacer.unhold(now),
             _ => {}
         }
     }
@@ -388,9 +398,8 @@ impl Driver {
 
     fn detach(&mut self) {
         self.link.detach();
-        let now = self.now();
+        self.detached_at = self.now();
         self.stand_still(|still| still.detached = true);
-        self.still.since = now;
     }
 
     /// Runs the core until it waits, then hands out what is due.
@@ -482,9 +491,9 @@ impl Driver {
                 self.turns.unit_ahead(unit, end, ready_at);
             }
         } else {
-            self.next_reply_if_over(unit);
             if !stale {
                 if end.speaks() {
+                    self.next_reply_if_over(unit);
                     self.begin_reply(unit, ready_at);
                 }
                 self.turns.unit(unit, end);
@@ -584,6 +593,8 @@ impl Driver {
         if self.link.send(event).is_err() && self.closed.is_none() {
             self.closed = Some(CloseCause::SlowClient);
             self.core.handle(self.now(), Input::Close);
+            // The client's own line is full; second programs and the recording are told.
+            self.send(SessionEvent::Closed(CloseCause::SlowClient));
         }
     }
 }

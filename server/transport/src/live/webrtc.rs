@@ -181,7 +181,7 @@ async fn bridge(state: AppState, mut link: SessionLink, mut peer: RtcPeer, mut c
             },
         }
     }
-    state.disconnected(&link.id);
+    state.disconnected(&link.id, &handle);
 }
 
 /// What an event means for the sound.

@@ -129,6 +129,11 @@ impl std::fmt::Debug for RtcHandle {
 }
 
 impl RtcHandle {
+    /// Whether both are of one connection.
+    pub fn is(&self, other: &Self) -> bool {
+        self.close.same_channel(&other.close)
+    }
+
     /// Where the model's voice goes.
     pub fn sink(&self) -> &AudioSink {
         &self.sink
