@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [[gates]]
-//! metric = "ttfb"         # a figure by name; `duologue bench --help` lists them
+//! metric = "ttfb"         # a figure by name; bench/README.md lists them
 //! quantile = 0.95         # of all values under the load; 0.95 when missing, 1 is the worst one
 //! at_most_ms = 300        # figures that are no times have at_most
 //! sessions = 8            # only under this load; every load when missing

@@ -94,7 +94,7 @@ export function fromClose(reason: string, detail: string | undefined): Problem |
   switch (reason) {
     case "close_requested":
       if (text.includes("drain")) return problem("draining", "The session ended because the server restarts. Try again in a minute.");
-      return text.includes("administrator") ? problem("ended_by_server") : null;
+      return null;
     case "expired":
       return text.includes("idle") || text.includes("pause") ? problem("idle") : problem("max_duration");
     case "connection_lost":

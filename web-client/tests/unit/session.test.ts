@@ -308,11 +308,10 @@ test("stop says goodbye, silences at once, and closes after a moment", async () 
 const ENDS: [string, string | undefined, string | null][] = [
   ["close_requested", undefined, null],
   ["close_requested", "server draining", "draining"],
-  ["expired", "max_duration", "max_duration"],
+  ["expired", "maximum duration reached", "max_duration"],
   ["expired", "idle", "idle"],
   ["connection_lost", "slow client", "slow_client"],
   ["connection_lost", "the engine has stopped", "internal"],
-  ["close_requested", "ended by the administrator", "ended_by_server"],
 ];
 
 for (const [reason, detail, code] of ENDS) {

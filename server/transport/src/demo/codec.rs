@@ -329,7 +329,6 @@ impl DemoCodec {
             }
             CloseCause::Draining => (Some(error()), close::AWAY, "Server draining"),
             CloseCause::SlowClient => (Some(error()), close::POLICY, "Slow client"),
-            CloseCause::Kicked => (Some(error()), close::POLICY, "Ended by the administrator"),
             CloseCause::Failed(_) => (Some(error()), close::INTERNAL, "Session failed"),
         };
         event.map(Reaction::Reply).into_iter().chain([Reaction::Close { code, reason }]).collect()

@@ -178,8 +178,6 @@ pub enum CloseCause {
     Draining,
     /// The client does not read its events.
     SlowClient,
-    /// An administrator ended it.
-    Kicked,
     /// The backend gave up.
     Failed(String),
 }
@@ -195,7 +193,6 @@ impl CloseCause {
             Self::PauseTimeout => "pause timeout",
             Self::Draining => "server draining",
             Self::SlowClient => "slow client",
-            Self::Kicked => "ended by the administrator",
             Self::Failed(message) => message,
         }
     }

@@ -144,7 +144,6 @@ pub(crate) fn outcome_label(cause: &CloseCause) -> &'static str {
         CloseCause::PauseTimeout => "pause_timeout",
         CloseCause::Draining => "draining",
         CloseCause::SlowClient => "slow_client",
-        CloseCause::Kicked => "kicked",
         CloseCause::Failed(_) => "failed",
     }
 }

@@ -400,7 +400,7 @@ impl LiveCodec {
 
     fn closed(&self, cause: &CloseCause) -> ServerEvent {
         let reason = match cause {
-            CloseCause::Requested | CloseCause::Draining | CloseCause::Kicked => CloseReason::CloseRequested,
+            CloseCause::Requested | CloseCause::Draining => CloseReason::CloseRequested,
             CloseCause::Idle | CloseCause::MaxDuration | CloseCause::PauseTimeout => CloseReason::Expired,
             CloseCause::ConnectionLost | CloseCause::SlowClient | CloseCause::Failed(_) => CloseReason::ConnectionLost,
         };
