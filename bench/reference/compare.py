@@ -95,7 +95,7 @@ def duologue_round(args, cores: list[int]) -> list[dict]:
 
 
 def differing_units(rows: list[dict], recorded: list[dict], same_work: bool) -> list[int]:
-    """Units that are missing, or whose tokens (with `same_work`: decision and number of tokens) are not the recorded."""
+    """Units that are missing or not as recorded: their tokens, with `same_work` decision and number of tokens."""
 
     def work(unit: dict):
         return (unit["is_listen"], len(unit["tokens"])) if same_work else unit["tokens"]
