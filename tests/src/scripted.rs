@@ -83,6 +83,12 @@ impl ScriptedBackend {
         Self { info, script: script.to_vec(), unit_time, ahead: Duration::ZERO, voice_dbfs: None }
     }
 
+    /// The model takes no pictures.
+    pub fn blind(mut self) -> Self {
+        self.info.vision = false;
+        self
+    }
+
     /// Units take this long.
     pub fn unit_time(mut self, unit_time: Duration) -> Self {
         self.unit_time = unit_time;

@@ -4,7 +4,7 @@
 //! 1. connections beyond the limit hear 503 or are closed, and their places come back;
 //! 2. a crowd that wants sessions all at once gets an answer each: a session, a place in the queue, or why not;
 //! 3. a message that is too long is answered, one that is far too long ends its connection only;
-//! 4. broken frames, halves of requests and silence cost nobody a session;
+//! 4. broken frames, halves of requests and silence cost nobody a session, and who only holds a place loses it;
 //! 5. bodies of requests that make no sense are refused in the wire's shape, and no place is lost by them;
 //! 6. audio in crumbs is heard, audio during a pause is not.
 
@@ -247,6 +247,21 @@ async fn broken_frames_and_half_requests_cost_nobody_a_session() {
         }
     };
     timeout(PATIENCE, alone).await.expect("only the bystander has a session");
+}
+
+/// The server's own limits are real time: 10 s for a request's head, 20 s for its body.
+#[tokio::test]
+async fn a_connection_that_says_nothing_or_not_all_is_closed() {
+    let server = Server::start(listener(1), Limits::default()).await;
+    let (mut silent, mut half) = (server.plain().await, server.plain().await);
+    let head = format!("POST {LIVE} HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000\r\n\r\n{{", server.address);
+    half.write_all(head.as_bytes()).await.expect("it reads");
+    let heard = timeout(PATIENCE, silent.read(&mut [0; 1])).await.expect("it is closed");
+    assert!(!heard.is_ok_and(|bytes| bytes > 0), "without a word");
+    let mut answer = [0; 12];
+    timeout(PATIENCE, half.read_exact(&mut answer)).await.expect("it is answered").expect("in full");
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(lives(&server).await);
 }
 
 #[tokio::test]

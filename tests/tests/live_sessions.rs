@@ -4,6 +4,7 @@
 //! The backend follows a plan per unit and takes no time, so every time below is the server's own doing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use duologue_session::barge_in::BargeInConfig;
@@ -450,9 +451,11 @@ async fn a_dropped_client_comes_back_and_misses_nothing() {
     client.listen(2050).await;
     let (token, last) = (client.link.resume_token.clone(), client.last);
     let mut before = client.script();
+    client.link.muted.store(true, Ordering::Relaxed);
     drop(client);
     sleep(ms(10_000)).await;
     let link = manager.resume(&token, last, WIRE).await.expect("30 s are not over");
+    assert!(link.muted.load(Ordering::Relaxed), "who was muted stays so");
     let mut client = Client::with(link);
     client.listen(5000).await;
     before.extend(client.script());
@@ -558,6 +561,15 @@ async fn a_session_ends_when_nobody_speaks_or_it_has_lasted_long_enough() {
     let mut silent = Client::open(&manager);
     silent.listen(6_000).await;
     assert_eq!(silent.script().last().map(String::as_str), Some("5000 closed idle"));
+    // A jitter buffer goes on with silence when no packet comes.
+    let mut gone = Client::open(&manager);
+    for _ in 0..60 {
+        gone.listen(gone.now() + 100).await;
+        if gone.link.commands.send(SessionCommand::Due(vec![0.0; INPUT_RATE as usize / 10])).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(gone.script().last().map(String::as_str), Some("5000 closed idle"));
     let mut long = Client::open(&manager);
     for _ in 0..8 {
         long.mic(980, 0.0).await;

@@ -171,6 +171,16 @@ async fn every_linear_rate_carries_the_same_tone() {
 }
 
 #[tokio::test]
+async fn a_picture_for_a_model_that_does_not_see_is_refused_and_the_session_goes_on() {
+    let server = Server::start(hello().blind(), Limits::default()).await;
+    let (mut socket, _) = open(&server, json!({"duologue": {}})).await;
+    socket.send(&json!({"type": "duologue.input_frame.append", "image": Base64(vec![1; 9])})).await;
+    assert_eq!(socket.until("error").await["error"]["code"], "unsupported");
+    socket.send(&silence(1.1)).await;
+    assert_eq!(socket.until("duologue.unit").await["decision"], "speak");
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_taken_up_where_it_broke() {
     let server = Server::start(hello(), Limits::default()).await;
     let (mut socket, started) = open(&server, json!({"duologue": {}})).await;
@@ -207,8 +217,20 @@ async fn who_waits_hears_of_it_and_comes_in() {
     second.send(&start(&json!({"duologue": {}}))).await;
     let queued = second.until("duologue.queued").await;
     assert_eq!((queued["position"].as_u64(), queued["queue_length"].as_u64()), (Some(1), Some(1)));
+    // A plain client sends its microphone while it waits.
+    for _ in 0..40 {
+        second.send(&silence(0.02)).await;
+    }
     first.send(&json!({"type": "session.close"})).await;
-    second.until("session.started").await;
+    let mut told = 0;
+    loop {
+        match second.next().await.expect("it comes in")["type"].as_str() {
+            Some("duologue.queued") => told += 1,
+            Some("session.started") => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told <= 2, "it is told of changes and every 3 s, not {told} times");
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ const PING_MS = 2000;
 const UNANSWERED_LIMIT = 4;
 /** How long the server may take for its goodbye. */
 const GOODBYE_MS = 1500;
+/** Without an event for so long a connection that has no session yet counts as lost; a queue tells its place every 3 s. */
+const FIRST_EVENT_MS = 10_000;
 
 export class Connection {
   transport: Transport | null = null;
@@ -48,6 +50,8 @@ export class Connection {
   readonly #timers: Timers;
   #kinds: TransportKind[];
   #started: StartedExtension | null = null;
+  /** The transport on which the session runs. */
+  #established: Transport | null = null;
   #reconnect: Reconnect | null = null;
   #lastEvent: EventNumber | null = null;
   #pings = 0;
@@ -73,6 +77,7 @@ export class Connection {
   /** The session runs; from now on a lost connection is resumed. Returns whether this is such a resumption. */
   established(started: StartedExtension | null): boolean {
     const resumed = this.#reconnect !== null;
+    this.#established = this.transport;
     this.#reconnect = null;
     this.#started = started;
     if (this.transport) this.#kinds = this.#kinds.slice(this.#kinds.indexOf(this.transport.kind));
@@ -132,10 +137,19 @@ export class Connection {
       throw error;
     }
     this.#unanswered = 0;
+    if (this.transport === transport) this.#expect(transport);
+  }
+
+  /** Until the session runs and is asked by pings. */
+  #expect(transport: Transport): void {
+    if (this.#established === transport || this.#closed) return;
+    this.#timers.clear();
+    this.#timers.after(FIRST_EVENT_MS, () => this.transport === transport && this.#lost("the server says nothing"));
   }
 
   #event(event: ServerEvent): void {
     this.#unanswered = 0;
+    if (this.transport) this.#expect(this.transport);
     const number = eventNumber(event.event_id);
     if (number !== null) {
       if (this.#lastEvent && !isAfter(number, this.#lastEvent)) return; // sent again after a resume, and handled before

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -198,14 +199,23 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// The body of a request, refused in the wire's shape when it is too long or no text.
+/// The body of a request, refused in the wire's shape when it is too long, takes too long or is no text.
 struct Text(String);
+
+/// How long a body may take.
+const BODY_WITHIN: Duration = Duration::from_secs(20);
 
 impl<S: Send + Sync> FromRequest<S> for Text {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        String::from_request(request, state).await.map(Self).map_err(|rejection| {
+        let body = tokio::time::timeout(BODY_WITHIN, String::from_request(request, state)).await;
+        let Ok(body) = body else {
+            let message = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
+            let error = WireError::new(ErrorCode::InvalidJson, message);
+            return Err(error_response(StatusCode::REQUEST_TIMEOUT, &error));
+        };
+        body.map(Self).map_err(|rejection| {
             let code = match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
                 _ => ErrorCode::InvalidJson,
@@ -443,7 +453,7 @@ async fn metrics_text(
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if !peer.ip().is_loopback()
+    if !auth::is_local(&headers, peer.ip())
         && let Err(response) = state.admit(&headers, &uri, peer)
     {
         return *response;

@@ -13,6 +13,7 @@ pub mod websocket;
 pub use codec::{LiveCodec, Reaction};
 pub use request::session_request;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use duologue_proto::live::SessionConfig;
@@ -53,6 +54,7 @@ fn recorder(state: &AppState, config: &SessionConfig, id: &SessionId) -> Result<
         info,
         limits: state.manager().limits(),
         recording_id: Some(id.to_string()),
+        muted: Arc::default(),
         sound: Sound::Elsewhere,
     };
     let recording = Recording {

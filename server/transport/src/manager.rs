@@ -7,6 +7,7 @@ mod table;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -122,6 +123,10 @@ pub struct SessionLink {
     pub commands: mpsc::Sender<SessionCommand>,
     /// From it.
     pub events: mpsc::Receiver<Sequenced>,
+    /// Name of the recording that is made.
+    pub recording: Option<String>,
+    /// Whether its client has muted it, whatever connection it is on.
+    pub muted: Arc<AtomicBool>,
 }
 
 /// A second program's hold on a session: it hears everything but the sound. Dropping it changes nothing for the session.
@@ -225,8 +230,8 @@ impl SessionManager {
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let attach = SessionCommand::Attach { output: Output { events, pace: wire.pace }, after };
         entry.commands.send(attach).await.map_err(|_| ManagerError::ResumeExpired)?;
-        let Entry { id, token, commands, .. } = entry;
-        Ok(SessionLink { id, resume_token: token, commands, events: receiver })
+        let Entry { id, token, commands, recording, muted, .. } = entry;
+        Ok(SessionLink { id, resume_token: token, commands, events: receiver, recording, muted })
     }
 
     /// Lets a second program hear a session of the same key.
@@ -367,6 +372,7 @@ impl Visitor {
         core.cut_unheard = barge_in.cut_unheard && request.mode == Mode::Live;
         let span = spans::session(&self.id, request.mode, wire.name, &info.name);
         let (commands, inbox) = mpsc::channel(COMMAND_CAPACITY);
+        let recording = recorder.is_some().then(|| self.id.to_string());
         let (events, receiver) = mpsc::channel(EVENT_CAPACITY);
         let driver = Driver::new(DriverParts {
             session,
@@ -395,8 +401,10 @@ impl Visitor {
             began: Instant::now(),
             commands: commands.clone(),
             sidebands: Arc::new(Semaphore::new(limits.sidebands.min(Semaphore::MAX_PERMITS))),
+            recording,
+            muted: Arc::default(),
         };
-        let (id, resume_token) = (entry.id.clone(), entry.token.clone());
+        let Entry { id, token: resume_token, recording, muted, .. } = entry.clone();
         let stops_at = {
             let mut state = manager.state();
             state.table.insert(entry);
@@ -419,7 +427,7 @@ impl Visitor {
         };
         metrics::session_opened(stay.mode);
         tokio::spawn(stay.run(driver, inbox));
-        Ok(SessionLink { id, resume_token, commands, events: receiver })
+        Ok(SessionLink { id, resume_token, commands, events: receiver, recording, muted })
     }
 }
 

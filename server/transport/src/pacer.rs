@@ -149,6 +149,12 @@ impl Pacer {
         }
     }
 
+    /// The last `samples` that were handed out are handed to another client: it plays them from now on, or from when
+    /// playback goes on.
+    pub fn repeats(&mut self, now: Duration, samples: usize) {
+        self.played_at = self.played_at.max(self.still_at(now) + length_of(samples, self.rate_hz));
+    }
+
     /// `now`, or since when it stands still: the moment up to which the client has played.
     pub fn still_at(&self, now: Duration) -> Duration {
         self.held_at.unwrap_or(now)
@@ -276,6 +282,18 @@ mod tests {
         assert_eq!(pacer.playing(ms(10)), Some(0));
         run(&mut pacer, 20, 21);
         assert_eq!(pacer.playing(ms(25)), Some(1));
+    }
+
+    #[test]
+    fn what_is_handed_out_again_is_played_again() {
+        let mut pacer = pacer(200);
+        pacer.push(ms(0), 0, 0, vec![1; 2400], ms(0));
+        run(&mut pacer, 0, 30);
+        // Nobody was there to play it from 30 on, which was noticed at 5000.
+        pacer.hold(ms(5000));
+        pacer.repeats(ms(9000), 1680);
+        pacer.unhold(ms(9000));
+        assert_eq!((pacer.playing(ms(9069)), pacer.playing(ms(9070))), (Some(0), None));
     }
 
     #[test]

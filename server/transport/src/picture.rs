@@ -7,6 +7,8 @@ use image::{ImageFormat, ImageReader, Limits};
 
 /// Longest side; a camera's full-HD frame fits.
 const MAX_SIDE: u32 = 2048;
+/// How many times as long as the other a side may be: the model's position table ends at 4.8 of the smallest cut.
+const MAX_RATIO: u32 = 4;
 
 /// A picture that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +16,14 @@ pub enum PictureError {
     /// Another format.
     #[error("not a JPEG or PNG file")]
     Format,
+    /// Longer than the model can see.
+    #[error("a picture of {width} x {height} is too elongated, one side may be {MAX_RATIO} times the other; crop it")]
+    Elongated {
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+    },
     /// Broken, or too large; the message says the limit.
     #[error("{0}; pictures are JPEG or PNG of at most {MAX_SIDE} x {MAX_SIDE}")]
     Decode(#[from] image::ImageError),
@@ -34,6 +44,10 @@ pub fn decode(bytes: &[u8], max_slices: u32) -> Result<Frame, PictureError> {
     limits.max_image_height = Some(MAX_SIDE);
     reader.limits(limits);
     let rgb = reader.decode()?.into_rgb8();
+    let (width, height) = rgb.dimensions();
+    if width.max(height) > MAX_RATIO * width.min(height) {
+        return Err(PictureError::Elongated { width, height });
+    }
     Ok(Frame { width: rgb.width(), height: rgb.height(), rgb: rgb.into_raw(), max_slices })
 }
 
@@ -53,6 +67,14 @@ mod tests {
         let frame = decode(&png(4, 3), 2).unwrap();
         assert_eq!((frame.width, frame.height, frame.max_slices), (4, 3, 2));
         assert_eq!(frame.rgb, [1, 2, 3].repeat(12));
+    }
+
+    #[test]
+    fn a_strip_is_refused() {
+        assert!(decode(&png(40, 10), 1).is_ok() && decode(&png(10, 40), 1).is_ok());
+        for (width, height) in [(41, 10), (10, 41)] {
+            assert!(matches!(decode(&png(width, height), 1), Err(PictureError::Elongated { .. })));
+        }
     }
 
     #[test]

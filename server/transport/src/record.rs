@@ -10,6 +10,8 @@ mod track;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -64,6 +66,8 @@ enum Entry {
 pub struct Recorder {
     id: String,
     sender: Option<SyncSender<Entry>>,
+    /// An entry was lost: what is written is not the conversation.
+    given_up: Arc<AtomicBool>,
 }
 
 impl Recorder {
@@ -77,8 +81,10 @@ impl Recorder {
         let partial = recording.dir.join(format!(".{id}.partial"));
         fs::create_dir_all(&partial)?;
         let writer = Writer::new(recording, partial)?;
-        thread::Builder::new().name("recording".into()).spawn(move || writer.run(&receiver))?;
-        Ok(Self { id, sender: Some(sender) })
+        let given_up = Arc::new(AtomicBool::new(false));
+        let lost = given_up.clone();
+        thread::Builder::new().name("recording".into()).spawn(move || writer.run(&receiver, &lost))?;
+        Ok(Self { id, sender: Some(sender), given_up })
     }
 
     /// User audio that was complete at `until` on the session's clock.
@@ -107,6 +113,7 @@ impl Recorder {
         let Some(sender) = &self.sender else { return };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sender.try_send(entry) {
             tracing::error!(recording = %self.id, "the disk cannot keep up or failed; the recording is given up");
+            self.given_up.store(true, Ordering::Relaxed);
             self.sender = None;
         }
     }
@@ -130,11 +137,19 @@ impl Writer {
         Ok(Self { recording, partial, track, events: Vec::new(), started_at: now.as_secs_f64(), seq: 0 })
     }
 
-    fn run(mut self, entries: &Receiver<Entry>) {
-        let id = self.recording.id.clone();
-        let written = entries.iter().try_for_each(|entry| self.take(entry)).and_then(|()| self.finish());
+    fn run(mut self, entries: &Receiver<Entry>, given_up: &AtomicBool) {
+        let (id, partial) = (self.recording.id.clone(), self.partial.clone());
+        let written = entries.iter().try_for_each(|entry| self.take(entry)).and_then(|()| {
+            match given_up.load(Ordering::Relaxed) {
+                true => Err(io::Error::other("an entry was lost")),
+                false => self.finish(),
+            }
+        });
         if let Err(error) = written {
             tracing::error!(recording = %id, %error, "the recording was not kept");
+            if let Err(error) = fs::remove_dir_all(&partial) {
+                tracing::error!(recording = %id, %error, "and what there was of it could not be removed");
+            }
         }
     }
 

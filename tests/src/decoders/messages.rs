@@ -89,6 +89,7 @@ pub fn live_client(bytes: &[u8]) {
             info: &info,
             limits: &limits_of_manager,
             recording_id: None,
+            muted: std::sync::Arc::default(),
             sound: Sound::Messages,
         };
         let mut codec = LiveCodec::new(&session, limits());

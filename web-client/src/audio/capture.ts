@@ -30,6 +30,7 @@ export class Capture {
   #source: MediaStreamAudioSourceNode | null = null;
   #stream: MediaStream | null = null;
   #muted = false;
+  #closed = false;
 
   private constructor(output: AudioOutput) {
     this.#output = output;
@@ -59,6 +60,11 @@ export class Capture {
         autoGainControl: choice.autoGainControl,
       },
     });
+    if (this.#closed) {
+      // The conversation ended while the browser asked for the device.
+      for (const track of stream.getTracks()) track.stop();
+      return;
+    }
     this.#release();
     this.#stream = stream;
     this.track.enabled = !this.#muted;
@@ -87,6 +93,7 @@ export class Capture {
   }
 
   close(): void {
+    this.#closed = true;
     this.#release();
     this.#node.disconnect();
     this.#node.port.onmessage = null;

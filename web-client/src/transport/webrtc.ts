@@ -43,6 +43,7 @@ export class WebRtcTransport implements Transport {
       await this.#establish(request, limit);
     } catch (error) {
       this.close();
+      this.#hangUp();
       if (!signal.aborted && limit.aborted) {
         throw new NoConnection(`no connection within ${CONNECT_LIMIT_MS / 1000} seconds`);
       }
@@ -129,6 +130,14 @@ export class WebRtcTransport implements Transport {
           this.#disconnected = setTimeout(() => this.#lost("the network path was lost"), DISCONNECT_LIMIT_MS);
         }
       };
+    });
+  }
+
+  /** The server would keep the place for a while: another way of connecting needs it. */
+  #hangUp(): void {
+    if (this.#sessionId === null) return;
+    post(`/v1/live/sessions/${this.#sessionId}/hangup`, this.#options.key, {}).catch((error: unknown) => {
+      console.warn("the server was not told", error);
     });
   }
 

@@ -105,6 +105,21 @@ test("when nothing connects, HTTP is asked why", async () => {
   assert.equal(problem(), "draining");
 });
 
+test("a connection that opens and then says nothing is given up, a queue is not", async () => {
+  const silent = open();
+  await silent.session.start();
+  await silent.clock.pass(11_000);
+  assert.equal(silent.problem(), "unreachable");
+
+  const waiting = open();
+  await waiting.session.start();
+  for (let told = 0; told < 10; told += 1) {
+    waiting.last().says({ type: "duologue.queued", position: 1, estimated_wait_s: 30, queue_length: 1 });
+    await waiting.clock.pass(3_000);
+  }
+  assert.equal(waiting.session.state.name, "queued");
+});
+
 test("waits in the queue, then starts", async () => {
   const { session, states, last } = open();
   await session.start();

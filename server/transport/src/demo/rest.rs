@@ -29,6 +29,7 @@ use super::registry::{PAGES, Registry, Talk};
 use super::websocket::{app_id, seconds};
 use crate::backend::BackendInfo;
 use crate::http::AppState;
+use crate::http::auth::is_local;
 use crate::manager::SessionManager;
 
 /// Wait before the page plays a turn (config.py, `playback_delay_ms`).
@@ -66,7 +67,8 @@ pub(super) fn routes() -> Router<AppState> {
 
 /// Somebody who may use the server.
 struct Guest {
-    peer: SocketAddr,
+    /// It is on the server's own machine.
+    local: bool,
 }
 
 impl FromRequestParts<AppState> for Guest {
@@ -76,7 +78,7 @@ impl FromRequestParts<AppState> for Guest {
         let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
         let ConnectInfo(peer) = peer.map_err(IntoResponse::into_response)?;
         state.admit(&parts.headers, &parts.uri, peer).map_err(|refusal| *refusal)?;
-        Ok(Self { peer })
+        Ok(Self { local: is_local(&parts.headers, peer.ip()) })
     }
 }
 
@@ -271,7 +273,7 @@ async fn switch_app(
     Path(id): Path<String>,
     body: String,
 ) -> Response {
-    if !guest.peer.ip().is_loopback() {
+    if !guest.local {
         return failure(StatusCode::FORBIDDEN, "pages are switched from the server's own machine only");
     }
     let Some(kind) = pages(state.manager().backend().info()).find(|kind| app_id(*kind) == id) else {
@@ -296,7 +298,7 @@ fn voice_of(info: &BackendInfo, state: &AppState, name: &str) -> Option<Arc<Pcm>
 }
 
 /// The bundle's voices with its prompt.
-async fn presets(State(state): State<AppState>) -> Json<Presets> {
+async fn presets(_: Guest, State(state): State<AppState>) -> Json<Presets> {
     let info = state.manager().backend().info();
     let preset = |(order, name): (usize, &String)| {
         let audio = voice_of(info, &state, name);
@@ -324,7 +326,7 @@ fn length(pcm: &Pcm) -> f64 {
     (pcm.seconds() * 10.0).round() / 10.0
 }
 
-async fn preset_audio(State(state): State<AppState>, Path((mode, id)): Path<(String, String)>) -> Response {
+async fn preset_audio(_: Guest, State(state): State<AppState>, Path((mode, id)): Path<(String, String)>) -> Response {
     let info = state.manager().backend().info();
     let mode_known = pages(info).any(|kind| app_id(kind) == mode);
     let name = id.strip_prefix(PRESET_PREFIX).filter(|name| mode_known && info.voices.iter().any(|v| v == name));
@@ -340,7 +342,7 @@ async fn preset_audio(State(state): State<AppState>, Path((mode, id)): Path<(Str
     Json(PresetAudio { ref_audio }).into_response()
 }
 
-async fn default_ref_audio(State(state): State<AppState>) -> Response {
+async fn default_ref_audio(_: Guest, State(state): State<AppState>) -> Response {
     let info = state.manager().backend().info();
     let voice = info.voices.first().and_then(|name| Some((name, voice_of(info, &state, name)?)));
     let Some((name, pcm)) = voice else {

@@ -70,7 +70,9 @@ impl Link {
     /// # Errors
     /// [`LinkError::Forgotten`] when an event after it is no longer kept, [`LinkError::Full`] when the wire does not take
     /// them; the line is as before then.
-    pub fn attach(&mut self, output: &Output, after: Option<u64>, played: &PlayHead) -> Result<(), LinkError> {
+    ///
+    /// Returns the samples of speech that were sent again.
+    pub fn attach(&mut self, output: &Output, after: Option<u64>, played: &PlayHead) -> Result<usize, LinkError> {
         let wanted = after.map_or(0, |seq| seq.saturating_add(1));
         let oldest = self.kept.front().map_or(self.next, |event| event.seq);
         if wanted < oldest || wanted > self.next {
@@ -80,13 +82,17 @@ impl Link {
             SessionEvent::Audio { turn, start, samples } => played.has_played(*turn, start + samples.len() as u64),
             _ => false,
         };
+        let mut repeated = 0;
         for event in self.kept.iter().filter(|event| event.seq >= wanted && !is_played(&event.event)) {
+            if let SessionEvent::Audio { samples, .. } = &event.event {
+                repeated += samples.len();
+            }
             if let Err(TrySendError::Full(_)) = output.events.try_send(event.clone()) {
                 return Err(LinkError::Full);
             }
         }
         self.sender = Some(output.events.clone());
-        Ok(())
+        Ok(repeated)
     }
 
     /// Sends what comes from now on to a second program too. How many there may be is the manager's business.
@@ -201,7 +207,7 @@ mod tests {
         }
         played.reported(Duration::ZERO, 0, Duration::from_millis(45));
         let (events, mut second) = mpsc::channel(8);
-        link.attach(&Output { events, pace: None }, None, &played).unwrap();
+        assert_eq!(link.attach(&Output { events, pace: None }, None, &played), Ok(20));
         let starts: Vec<u64> = std::iter::from_fn(|| second.try_recv().ok())
             .map(|event| match event.event {
                 SessionEvent::Audio { start, .. } => start,

@@ -225,10 +225,15 @@ impl Driver {
         let now = self.now();
         match command {
             SessionCommand::Audio(samples) => {
+                self.last_audio = now;
                 self.listen(now, &samples);
                 self.audio(now, samples);
             }
-            SessionCommand::Arrived(samples) => self.listen(now, &samples),
+            SessionCommand::Arrived(samples) => {
+                self.last_audio = now;
+                self.listen(now, &samples);
+            }
+            // The jitter buffer makes silence for a client that sends nothing: that is no sign of life.
             SessionCommand::Due(samples) => self.audio(now, samples),
             SessionCommand::Frame(frame) => self.core.handle(now, Input::Frame(frame)),
             SessionCommand::Text(text) => {
@@ -257,7 +262,8 @@ impl Driver {
                 self.send(SessionEvent::Resumed);
             }
             SessionCommand::Attach { output, after } => match self.link.attach(&output, after, &self.play_head) {
-                Ok(()) => {
+                Ok(repeated) => {
+                    self.pacer.repeats(now, repeated);
                     self.pacer.set_pace(output.pace);
                     self.last_audio = now;
                     self.stand_still(|still| still.detached = false);
@@ -294,7 +300,6 @@ impl Driver {
         if self.still.paused {
             return;
         }
-        self.last_audio = now;
         if let Some(recorder) = &mut self.recorder {
             recorder.user(now, &samples);
         }

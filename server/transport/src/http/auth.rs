@@ -248,6 +248,11 @@ fn query_token(uri: &Uri) -> Option<String> {
     Query::<Token>::try_from_uri(uri).ok().map(|Query(Token { token })| token)
 }
 
+/// Whether a request demonstrably comes from this machine, and not through a proxy on it.
+pub fn is_local(headers: &HeaderMap, peer: IpAddr) -> bool {
+    local_only(headers, peer).is_ok()
+}
+
 /// Lets in who demonstrably is on this machine.
 fn local_only(headers: &HeaderMap, peer: IpAddr) -> Result<(), AuthError> {
     const FORWARDED: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("x-forwarded-for")];

@@ -9,6 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::Request;
@@ -20,6 +21,7 @@ use duologue_proto::wire::{ErrorCode, WireError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 use tower::Layer;
 
 use super::{error_response, metrics};
@@ -44,13 +46,14 @@ pub struct Door<A> {
     inner: A,
     places: Arc<Semaphore>,
     refused: Arc<Semaphore>,
+    patience: Duration,
 }
 
 impl<A> Door<A> {
-    /// A door for `connections` at once.
-    pub fn new(inner: A, connections: usize) -> Self {
+    /// A door for `connections` at once, each of which says something within `patience`.
+    pub fn new(inner: A, connections: usize, patience: Duration) -> Self {
         let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-        Self { inner, places, refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)) }
+        Self { inner, places, refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)), patience }
     }
 
     fn enter(&self) -> Option<(OwnedSemaphorePermit, Welcome)> {
@@ -66,9 +69,9 @@ where
     A: Accept<Counted, AddExtension<S, Welcome>>,
     A::Future: Send + 'static,
 {
-    type Stream = A::Stream;
+    type Stream = Prompt<A::Stream>;
     type Service = A::Service;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(A::Stream, A::Service)>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Prompt<A::Stream>, A::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let Some((place, welcome)) = self.enter() else {
@@ -83,7 +86,12 @@ where
             return Box::pin(async { Err(error) });
         }
         let service = Extension(welcome).layer(service);
-        Box::pin(self.inner.accept(Counted { stream, _place: place }, service))
+        let accepted = self.inner.accept(Counted { stream, _place: place }, service);
+        let patience = self.patience;
+        Box::pin(async move {
+            let (stream, service) = accepted.await?;
+            Ok((Prompt { stream, silent: Some(Box::pin(sleep(patience))) }, service))
+        })
     }
 }
 
@@ -138,9 +146,56 @@ impl AsyncWrite for Counted {
     }
 }
 
+/// A stream that fails when nothing comes at first. hyper waits without a limit for the bytes by which it tells the version
+/// of HTTP; its own limit for a request's head begins after them.
+#[derive(Debug)]
+pub struct Prompt<S> {
+    stream: S,
+    silent: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.silent = None;
+        } else if self.silent.as_mut().is_some_and(|silent| silent.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum_server::accept::DefaultAcceptor;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -149,7 +204,7 @@ mod tests {
     async fn a_connection_holds_its_place_and_sends_at_once() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = Door::new(DefaultAcceptor, 1);
+        let door = Door::new(DefaultAcceptor, 1, Duration::from_secs(10));
         let come = async || {
             let client = TcpStream::connect(address).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();
@@ -157,7 +212,7 @@ mod tests {
         };
         let (_client, first) = come().await;
         let (stream, _) = first.unwrap();
-        assert!(stream.stream.nodelay().unwrap());
+        assert!(stream.stream.stream.nodelay().unwrap());
         assert_eq!(door.places.available_permits(), 0);
         let mut refused = Vec::new();
         for _ in 0..REFUSED_AT_ONCE {
@@ -167,5 +222,21 @@ mod tests {
         assert!(come().await.1.is_err(), "beyond that nobody does");
         drop(stream);
         assert_eq!(door.places.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_not_waited_for_and_who_has_spoken_may_be_silent() {
+        let patience = Duration::from_secs(10);
+        let (stream, mut client) = tokio::io::duplex(16);
+        let mut prompt = Prompt { stream, silent: Some(Box::pin(sleep(patience))) };
+        let begun = tokio::time::Instant::now();
+        let error = prompt.read_u8().await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, patience));
+
+        let mut prompt = Prompt { stream: prompt.stream, silent: Some(Box::pin(sleep(patience))) };
+        client.write_u8(7).await.unwrap();
+        assert_eq!(prompt.read_u8().await.unwrap(), 7);
+        let later = tokio::time::timeout(patience * 100, prompt.read_u8()).await;
+        assert!(later.is_err(), "it waits on");
     }
 }

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::door::Door;
 
-/// How long a client may take for its TLS handshake, and for the head of a request.
+/// How long a client may take for its TLS handshake, for its first byte, and for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the certificate comes from.
@@ -165,10 +165,10 @@ pub async fn serve(
     // Without a timer hyper would wait for a request's head for ever.
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     match tls {
-        None => server.acceptor(Door::new(DefaultAcceptor, connections)).serve(routes).await,
+        None => server.acceptor(Door::new(DefaultAcceptor, connections, PATIENCE)).serve(routes).await,
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls.config.clone()).handshake_timeout(PATIENCE);
-            server.acceptor(Door::new(acceptor, connections)).serve(routes).await
+            server.acceptor(Door::new(acceptor, connections, PATIENCE)).serve(routes).await
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The wire as a pure state machine, the same on a WebSocket and on a data channel.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use duologue_audio::g711::Law;
@@ -56,6 +58,7 @@ pub struct LiveCodec {
     sound: Sound,
     /// The model reads typed questions.
     typed: bool,
+    vision: bool,
     input_rate_hz: u32,
     output_rate_hz: u32,
     context_tokens: usize,
@@ -63,7 +66,8 @@ pub struct LiveCodec {
     pause: Duration,
     input: Resampler,
     output: Resampler,
-    muted: bool,
+    /// Of the session, not of this connection: it stays muted when its client comes back.
+    muted: Arc<AtomicBool>,
     paused: bool,
     resumed: bool,
     session: SessionResource,
@@ -89,6 +93,8 @@ pub struct LiveSession<'a> {
     pub limits: &'a Limits,
     /// Id of the recording that is made.
     pub recording_id: Option<String>,
+    /// Whether its client has muted it.
+    pub muted: Arc<AtomicBool>,
     /// Where its sound is.
     pub sound: Sound,
 }
@@ -105,6 +111,7 @@ impl LiveCodec {
             extension: extension.is_some_and(|extension| extension.units != Some(false)),
             sound: session.sound,
             typed: info.typed,
+            vision: info.vision,
             input_rate_hz: info.duplex.sample_rate_hz,
             output_rate_hz: info.output_rate_hz,
             context_tokens: info.context_tokens,
@@ -112,7 +119,7 @@ impl LiveCodec {
             pause: session.limits.pause,
             input: resampler(format.rate(), info.duplex.sample_rate_hz),
             output: resampler(info.output_rate_hz, format.rate()),
-            muted: false,
+            muted: session.muted.clone(),
             paused: false,
             resumed: session.resumed,
             session: resource(session),
@@ -137,6 +144,7 @@ impl LiveCodec {
             info,
             limits,
             recording_id: None,
+            muted: Arc::default(),
             sound: Sound::Elsewhere,
         };
         let mut codec = Self::new(&session, messages);
@@ -181,11 +189,11 @@ impl LiveCodec {
                 command(SessionCommand::Audio(samples))
             }
             ClientEvent::InputAudioMute(_) => {
-                self.muted = true;
+                self.muted.store(true, Ordering::Relaxed);
                 Ok(vec![reply(ServerEvent::InputAudioMuted(Empty {}))])
             }
             ClientEvent::InputAudioUnmute(_) => {
-                self.muted = false;
+                self.muted.store(false, Ordering::Relaxed);
                 Ok(vec![reply(ServerEvent::InputAudioUnmuted(Empty {}))])
             }
             ClientEvent::FixturePlay(_)
@@ -216,6 +224,9 @@ impl LiveCodec {
                 Err(WireError::unsupported("type", "this model reads no typed questions; say it"))
             }
             ClientEvent::InputTextAppend(typed) => command(SessionCommand::Text(typed.text)),
+            ClientEvent::InputFrameAppend(_) if !self.vision => {
+                Err(WireError::unsupported("type", "this model does not see"))
+            }
             ClientEvent::InputFrameAppend(frame) => command(SessionCommand::Frame(self.frame(&frame.image)?)),
         }
     }
@@ -232,7 +243,7 @@ impl LiveCodec {
 
     /// What the model hears of user audio: silence while the client is muted, so that the clock goes on.
     pub fn heard(&self, mut samples: Vec<f32>) -> Vec<f32> {
-        if self.muted {
+        if self.muted.load(Ordering::Relaxed) {
             samples.fill(0.0);
         }
         samples

@@ -53,7 +53,6 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
     let CreateRequest { session, transport } = parse_create(body, &state.message_limits())?;
     let info = state.manager().backend().info();
     let token = session.duologue.as_ref().and_then(|extension| extension.resume_token.clone());
-    let mut recording_id = None;
     let (link, peer, answer) = match &token {
         Some(token) => {
             let last = session.duologue.as_ref().and_then(|extension| extension.last_event_id.as_deref());
@@ -71,7 +70,6 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
             }
             let (peer, answer) = RtcPeer::answer(&transport.sdp, config).await.map_err(|error| rtc_error(&error))?;
             let recorder = recorder(state, &session, visitor.id())?;
-            recording_id = recorder.is_some().then(|| visitor.id().to_string());
             let link = visitor.open(&request, WEBRTC, recorder).map_err(|error| manager_error(&error))?;
             (link, peer, answer)
         }
@@ -83,7 +81,8 @@ async fn open(state: &AppState, config: &RtcConfig, key: &str, body: &str) -> Re
         config: &session,
         info,
         limits: state.manager().limits(),
-        recording_id,
+        recording_id: link.recording.clone(),
+        muted: link.muted.clone(),
         sound: Sound::Media,
     };
     let codec = LiveCodec::new(&described, state.message_limits());
@@ -135,6 +134,7 @@ fn no_session(id: &str) -> Response {
 /// Carries everything between a session and its peer until one of them ends.
 async fn bridge(state: AppState, mut link: SessionLink, mut peer: RtcPeer, mut codec: LiveCodec) {
     let handle = peer.handle().clone();
+    let mut rate = state.rate();
     if codec.resumed() {
         tell(&handle, &bare(codec.started()));
     }
@@ -160,19 +160,24 @@ async fn bridge(state: AppState, mut link: SessionLink, mut peer: RtcPeer, mut c
                     drop(link.commands.send(SessionCommand::Arrived(codec.heard(samples))).await);
                 }
                 Some(RtcEvent::Message(text)) => {
-                    let replies = match codec.receive(&text) {
+                    let replies = match rate.take(text.len()).and_then(|()| codec.receive(&text)) {
                         Ok(reactions) => pass_on(&link.commands, reactions).await,
                         Err(error) => vec![bare(ServerEvent::refusal(&error))],
                     };
                     replies.iter().for_each(|reply| tell(&handle, reply));
+                    if rate.exhausted() {
+                        handle.close();
+                    }
                 }
                 Some(RtcEvent::NotText { bytes }) => {
                     let message = format!("a message is JSON text, not {bytes} bytes of data");
                     let error = WireError::new(ErrorCode::InvalidJson, message);
                     tell(&handle, &bare(ServerEvent::refusal(&error)));
                 }
-                Some(RtcEvent::Disconnected(Disconnect::ByClient)) => {
-                    // Hanging up is not a lost connection: nobody comes back.
+                Some(RtcEvent::Disconnected(cause))
+                    if cause == Disconnect::ByClient || (cause == Disconnect::NeverConnected && !codec.resumed()) =>
+                {
+                    // Hanging up, or never having come, is not a lost connection: nobody comes back.
                     drop(link.commands.send(SessionCommand::Close(CloseCause::Requested)).await);
                     break;
                 }

@@ -66,7 +66,7 @@ async fn converse(socket: &mut WebSocket, state: &AppState, key: &str) -> Ended 
     };
     let opened = match config.duologue.as_ref().and_then(|extension| extension.resume_token.as_deref()) {
         Some(token) => resume(state, &config, token).await,
-        None => open(socket, state, &config, key).await,
+        None => open(socket, state, &config, key, &mut rate).await,
     };
     let (link, codec) = match opened {
         Ok(Some(opened)) => opened,
@@ -107,6 +107,7 @@ async fn open(
     state: &AppState,
     config: &SessionConfig,
     key: &str,
+    rate: &mut Rate,
 ) -> Result<Option<(SessionLink, LiveCodec)>, WireError> {
     let info = state.manager().backend().info();
     let request = session_request(config, info)?;
@@ -116,21 +117,24 @@ async fn open(
         if send(socket, &bare(queued(&waiting))).await.is_err() {
             return Ok(None);
         }
-        tokio::select! {
-            next = visitor.wait() => place = next.map_err(|refusal| refusal_error(&refusal))?,
-            message = socket.recv() => match message {
+        let next = visitor.wait();
+        tokio::pin!(next);
+        place = loop {
+            tokio::select! {
+                next = &mut next => break next.map_err(|refusal| refusal_error(&refusal))?,
                 // A client that waits has nothing to say yet; what it says is not kept.
-                Some(Ok(Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => {
-                    place = visitor.place().map_err(|refusal| refusal_error(&refusal))?;
-                }
-                _ => return Ok(None),
-            },
-        }
+                received = text_of(socket, rate) => match received {
+                    Received::Text(_) => {}
+                    Received::Refused(error) if rate.exhausted() => return Err(error),
+                    Received::Refused(_) => {}
+                    Received::Gone => return Ok(None),
+                },
+            }
+        };
     }
     let recorder = recorder(state, config, visitor.id())?;
-    let recording_id = recorder.is_some().then(|| visitor.id().to_string());
     let link = visitor.open(&request, WEBSOCKET, recorder).map_err(|error| manager_error(&error))?;
-    let codec = codec(state, config, &link, recording_id, false);
+    let codec = codec(state, config, &link, false);
     Ok(Some((link, codec)))
 }
 
@@ -142,17 +146,11 @@ async fn resume(
     let last = config.duologue.as_ref().and_then(|extension| extension.last_event_id.as_deref());
     let after = last.map(event_number).transpose()?;
     let link = state.manager().resume(token, after, WEBSOCKET).await.map_err(|error| manager_error(&error))?;
-    let codec = codec(state, config, &link, None, true);
+    let codec = codec(state, config, &link, true);
     Ok(Some((link, codec)))
 }
 
-fn codec(
-    state: &AppState,
-    config: &SessionConfig,
-    link: &SessionLink,
-    recording_id: Option<String>,
-    resumed: bool,
-) -> LiveCodec {
+fn codec(state: &AppState, config: &SessionConfig, link: &SessionLink, resumed: bool) -> LiveCodec {
     let session = LiveSession {
         id: link.id.as_str(),
         resume_token: &link.resume_token,
@@ -160,7 +158,8 @@ fn codec(
         config,
         info: state.manager().backend().info(),
         limits: state.manager().limits(),
-        recording_id,
+        recording_id: link.recording.clone(),
+        muted: link.muted.clone(),
         sound: Sound::Messages,
     };
     LiveCodec::new(&session, state.message_limits())

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rand::Rng;
@@ -93,6 +94,10 @@ pub(super) struct Entry {
     pub commands: mpsc::Sender<SessionCommand>,
     /// Room for second programs.
     pub sidebands: Arc<Semaphore>,
+    /// Name of the recording that is made.
+    pub recording: Option<String>,
+    /// Whether its client has muted it.
+    pub muted: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]

@@ -22,10 +22,19 @@ pub struct Shelf {
 }
 
 impl Shelf {
+    /// Also removes what an earlier server left unfinished: nobody finds it, and no limit counts it.
+    ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When the folder cannot be made, or what is left in it not removed.
     pub fn open(dir: &Path, limits: ShelfLimits) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') && name.ends_with(".partial") {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
         Ok(Self { dir: dir.to_path_buf(), limits })
     }
 
@@ -83,7 +92,8 @@ mod tests {
 
     fn shelf(bytes: u64) -> (tempfile::TempDir, Shelf) {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(dir.path(), ShelfLimits { age: Duration::from_secs(3600), bytes }).unwrap();
+        let limits = ShelfLimits { age: Duration::from_secs(3600), bytes };
+        let shelf = Shelf::open(dir.path(), limits).unwrap();
         for name in ["a", "b", ".c.partial"] {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("audio.wav"), [0; 100]).unwrap();
@@ -98,6 +108,14 @@ mod tests {
         for id in ["", "..", "../a", "a/../a", ".c.partial", "nothing"] {
             assert!(shelf.file(id, "audio.wav").is_none(), "{id}");
         }
+    }
+
+    #[test]
+    fn what_was_left_unfinished_goes_at_the_next_start() {
+        let (dir, shelf) = shelf(1000);
+        assert!(dir.path().join(".c.partial").exists());
+        Shelf::open(dir.path(), shelf.limits()).unwrap();
+        assert!(!dir.path().join(".c.partial").exists() && shelf.file("a", "audio.wav").is_some());
     }
 
     #[test]

@@ -37,7 +37,9 @@ impl<W: Write + Seek> StereoTrack<W> {
         if wanted > self.written + self.left.len() as u64 + self.place(SLACK) {
             pad(&mut self.left, wanted - self.written);
         }
-        self.left.extend(samples.iter().map(|x| (x * 32768.0).round() as i16));
+        // A client may send faster than it speaks; what is so far ahead of its time has no place in a conversation.
+        let room = self.place(until + OPEN).saturating_sub(self.written + self.left.len() as u64) as usize;
+        self.left.extend(samples.iter().take(room).map(|x| (x * 32768.0).round() as i16));
         self.write_until(self.place(until.saturating_sub(OPEN)))
     }
 
@@ -121,6 +123,17 @@ mod tests {
         });
         assert_eq!(right, [0, 0, 0, 0, 0, 1000, 1000, 0, 0, 0]);
         assert!(left[1..9].iter().all(|level| (8000..8400).contains(level)), "{left:?}");
+    }
+
+    #[test]
+    fn a_client_that_sends_faster_than_time_goes_by_is_cut() {
+        let (left, _) = levels(|track| {
+            for second in 1..=5 {
+                track.user(ms(second * 100), &vec![0.25; 16_000 * 60]).unwrap();
+                assert!(track.left.len() <= 24_000 * 4, "{} samples wait", track.left.len());
+            }
+        });
+        assert!(left.len() <= 36, "half a second, and what may be ahead of it: {}", left.len());
     }
 
     #[test]
