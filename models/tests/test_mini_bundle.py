@@ -21,11 +21,11 @@ BUNDLE = MINI / "bundle"
 MOST_BYTES, MOST_FILE_BYTES = 60e6, 50e6
 COUNT = 24
 LEAST = {
-    "espeak": {"intent": 0.9, "exact": 0.85, "timely": 0.95},
-    "rms": {"intent": 0.7, "exact": 0.5},
+    "espeak": {"intent": 0.95, "exact": 0.9, "timely": 0.95},
+    "rms": {"intent": 0.8, "exact": 0.7},
     "snr15": {"exact": 0.65},
     "interrupted": {"broken": 0.9},
-    "talk": {"exact": 0.85},
+    "talk": {"exact": 0.88},
 }
 
 
