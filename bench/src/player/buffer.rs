@@ -260,11 +260,12 @@ mod tests {
     #[test]
     fn the_figures_are_those_of_the_page() {
         let page = include_str!("../../../web-client/src/audio/jitter-buffer.ts");
-        // The first mention of a field is its type.
+        // Where a name is mentioned as a type, no number follows.
         let number = |name: &str| -> usize {
-            let (_, after) = page.rsplit_once(name).unwrap_or_else(|| panic!("the page has no {name}"));
-            let end = after.find([',', ';']).expect("the line ends");
-            after[..end].replace('_', "").parse().expect("a number follows")
+            let value = page.split(name).find(|after| after.starts_with(|c: char| c.is_ascii_digit()));
+            let value = value.unwrap_or_else(|| panic!("the page has no {name}"));
+            let end = value.find([',', ';']).expect("the line ends");
+            value[..end].replace('_', "").parse().expect("a number follows")
         };
         let page = ["startMs: ", "maxMs: ", "GAP_STEP_MS = ", "fadeMs: ", "capacityMs: "].map(number);
         assert_eq!(page, [START_MS, MOST_MS, GAP_STEP_MS, FADE_MS, CAPACITY_S * 1000]);
