@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use duologue_audio::wav;
 use duologue_proto::session_record::{GoldenSession, ReplayRecord};
 
+pub mod client;
 pub mod decoders;
 pub mod scripted;
 pub mod server;

@@ -66,12 +66,12 @@ impl<A> Door<A> {
 
 impl<A, S> Accept<TcpStream, S> for Door<A>
 where
-    A: Accept<Counted, AddExtension<S, Welcome>>,
+    A: Accept<TcpStream, AddExtension<S, Welcome>>,
     A::Future: Send + 'static,
 {
-    type Stream = Prompt<A::Stream>;
+    type Stream = Counted<A::Stream>;
     type Service = A::Service;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(Prompt<A::Stream>, A::Service)>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Counted<A::Stream>, A::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let Some((place, welcome)) = self.enter() else {
@@ -86,11 +86,11 @@ where
             return Box::pin(async { Err(error) });
         }
         let service = Extension(welcome).layer(service);
-        let accepted = self.inner.accept(Counted { stream, _place: place }, service);
+        let accepted = self.inner.accept(stream, service);
         let patience = self.patience;
         Box::pin(async move {
             let (stream, service) = accepted.await?;
-            Ok((Prompt { stream, silent: Some(Box::pin(sleep(patience))) }, service))
+            Ok((Counted { stream, silent: Some(Box::pin(sleep(patience))), _place: place }, service))
         })
     }
 }
@@ -107,54 +107,16 @@ pub(super) async fn turn_away(request: Request, next: Next) -> Response {
     response
 }
 
-/// A stream that holds its place for as long as it lives.
+/// A stream that holds its place for as long as it lives, and fails when nothing comes at first: hyper waits without a
+/// limit for the bytes by which it tells the version of HTTP; its own limit for a request's head begins after them.
 #[derive(Debug)]
-pub struct Counted {
-    stream: TcpStream,
+pub struct Counted<S> {
+    stream: S,
+    silent: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-/// A stream that fails when nothing comes at first. hyper waits without a limit for the bytes by which it tells the version
-/// of HTTP; its own limit for a request's head begins after them.
-#[derive(Debug)]
-pub struct Prompt<S> {
-    stream: S,
-    silent: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if read.is_ready() {
@@ -166,7 +128,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -212,7 +174,7 @@ mod tests {
         };
         let (_client, first) = come().await;
         let (stream, _) = first.unwrap();
-        assert!(stream.stream.stream.nodelay().unwrap());
+        assert!(stream.stream.nodelay().unwrap());
         assert_eq!(door.places.available_permits(), 0);
         let mut refused = Vec::new();
         for _ in 0..REFUSED_AT_ONCE {
@@ -227,16 +189,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_says_nothing_is_not_waited_for_and_who_has_spoken_may_be_silent() {
         let patience = Duration::from_secs(10);
+        let places = Arc::new(Semaphore::new(2));
+        let counted = |stream| Counted {
+            stream,
+            silent: Some(Box::pin(sleep(patience))),
+            _place: places.clone().try_acquire_owned().expect("there are two"),
+        };
         let (stream, mut client) = tokio::io::duplex(16);
-        let mut prompt = Prompt { stream, silent: Some(Box::pin(sleep(patience))) };
+        let mut visit = counted(stream);
         let begun = tokio::time::Instant::now();
-        let error = prompt.read_u8().await.unwrap_err();
+        let error = visit.read_u8().await.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, patience));
 
-        let mut prompt = Prompt { stream: prompt.stream, silent: Some(Box::pin(sleep(patience))) };
+        let mut visit = counted(visit.stream);
         client.write_u8(7).await.unwrap();
-        assert_eq!(prompt.read_u8().await.unwrap(), 7);
-        let later = tokio::time::timeout(patience * 100, prompt.read_u8()).await;
+        assert_eq!(visit.read_u8().await.unwrap(), 7);
+        let later = tokio::time::timeout(patience * 100, visit.read_u8()).await;
         assert!(later.is_err(), "it waits on");
     }
 }
