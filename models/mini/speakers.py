@@ -1,7 +1,7 @@
 # ruff: noqa: E501, SIM905 (lists of names read better as text)
 """Voices of users, and what rooms, distance and microphones do to them.
 
-Four of five sound like machines and come in seventy kinds; the others were people once, who come in few, so their
+Two of three sound like machines, nearly all of them in seventy kinds; the others were people once, who are few, so their
 pitch, pace and vocal tract are moved further. Held-out voices are never trained on: ten espeak variants, flite's rms, festival's ked.
 """
 
