@@ -30,6 +30,7 @@ pub struct EngineBackend {
     /// The bundle's voices at the model's rate. Shared, so that the engine makes each of them once.
     voices: BTreeMap<String, Arc<Pcm>>,
     detector: Option<Detector>,
+    first_words: usize,
 }
 
 /// What a backend is started with besides the bundle.
@@ -39,6 +40,8 @@ pub struct BackendSetup {
     pub slots: usize,
     /// Finds the user's voice.
     pub detector: Option<Detector>,
+    /// Words with which a reply begins to be spoken ([`duologue_session::Conduct::first_words`]); 0: all of its first unit.
+    pub first_words: usize,
     /// Clients may force a schedule on the model.
     pub forced_schedules: bool,
 }
@@ -49,7 +52,7 @@ impl EngineBackend {
     /// # Errors
     /// Whatever file, graph or voice does not load, by name.
     pub fn start(runtime: &Runtime, bundle: &Bundle, setup: BackendSetup) -> Result<Self> {
-        let BackendSetup { slots, detector, forced_schedules } = setup;
+        let BackendSetup { slots, detector, first_words, forced_schedules } = setup;
         let manifest = bundle.manifest();
         let voices = manifest
             .voices
@@ -58,7 +61,7 @@ impl EngineBackend {
             .collect::<Result<_>>()?;
         let engine = Engine::start(runtime, bundle, EngineOptions { slots, start_noise: None })?;
         let info = BackendInfo { forced_schedules, ..info(bundle, slots)? };
-        Ok(Self { engine, info, voices, detector })
+        Ok(Self { engine, info, voices, detector, first_words })
     }
 
     fn chosen(&self, choice: &VoiceChoice) -> Result<Option<Arc<Pcm>>, BackendError> {
@@ -76,6 +79,39 @@ impl EngineBackend {
             field: "voice",
             message: format!("no voice is named {name:?}; there are: {}", self.info.voices.join(", ")),
         })
+    }
+
+    /// The bundle's settings with the client's wishes on top.
+    fn settings(&self, request: &SessionRequest) -> SessionConfig {
+        let SamplingChoice {
+            greedy,
+            temperature,
+            top_k,
+            top_p,
+            repetition_penalty,
+            length_penalty,
+            listen_prob_scale,
+            seed,
+        } = request.sampling;
+        let mut config =
+            session_defaults(self.engine.bundle().manifest(), request.mode, seed.unwrap_or_else(rand::random));
+        if request.mode == Mode::Live {
+            config.conduct.first_words = self.first_words;
+        }
+        let sampling = &mut config.sampling;
+        if let Some(greedy) = greedy {
+            sampling.decode_mode = if greedy { DecodeMode::Greedy } else { DecodeMode::Sampling };
+        }
+        sampling.temperature = temperature.unwrap_or(sampling.temperature);
+        sampling.top_k = top_k.unwrap_or(sampling.top_k);
+        sampling.top_p = top_p.unwrap_or(sampling.top_p);
+        sampling.repetition_penalty = repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        sampling.length_penalty = length_penalty.unwrap_or(sampling.length_penalty);
+        sampling.listen_prob_scale = listen_prob_scale.unwrap_or(sampling.listen_prob_scale);
+        config.window.mode = request.window.unwrap_or(config.window.mode);
+        config.force_listen_count = request.force_listen_units.unwrap_or(config.force_listen_count);
+        config.schedule = request.schedule;
+        config
     }
 }
 
@@ -128,7 +164,7 @@ impl Backend for EngineBackend {
             Some(pcm) => Some(Arc::new(resample::to_rate(pcm, manifest.duplex.sample_rate_hz))),
             None => voice.clone(),
         };
-        let config = settings(manifest, request);
+        let config = self.settings(request);
         let system_prompt = request.instructions.as_ref().unwrap_or(&manifest.prompt.default_system_prompt);
         let encode = |text: &str| self.engine.tokenizer().encode(&text.replace("{system_prompt}", system_prompt));
         let options = OpenOptions {
@@ -138,7 +174,6 @@ impl Backend for EngineBackend {
                 reference: reference.filter(|_| manifest.hears_reference()),
                 voice: voice.filter(|_| config.speech.is_some()),
             },
-            source_noise: request.mode == Mode::Live,
             record_window: false,
             wake: Some(EngineWake(wake)),
         };
@@ -160,35 +195,6 @@ impl Backend for EngineBackend {
     fn voice_detector(&self) -> Option<Box<dyn VoiceDetector>> {
         self.detector.as_ref().map(|detector| Box::new(Listening(detector.stream())) as Box<dyn VoiceDetector>)
     }
-}
-
-/// The bundle's settings with the client's wishes on top.
-fn settings(manifest: &Manifest, request: &SessionRequest) -> SessionConfig {
-    let SamplingChoice {
-        greedy,
-        temperature,
-        top_k,
-        top_p,
-        repetition_penalty,
-        length_penalty,
-        listen_prob_scale,
-        seed,
-    } = request.sampling;
-    let mut config = session_defaults(manifest, request.mode, seed.unwrap_or_else(rand::random));
-    let sampling = &mut config.sampling;
-    if let Some(greedy) = greedy {
-        sampling.decode_mode = if greedy { DecodeMode::Greedy } else { DecodeMode::Sampling };
-    }
-    sampling.temperature = temperature.unwrap_or(sampling.temperature);
-    sampling.top_k = top_k.unwrap_or(sampling.top_k);
-    sampling.top_p = top_p.unwrap_or(sampling.top_p);
-    sampling.repetition_penalty = repetition_penalty.unwrap_or(sampling.repetition_penalty);
-    sampling.length_penalty = length_penalty.unwrap_or(sampling.length_penalty);
-    sampling.listen_prob_scale = listen_prob_scale.unwrap_or(sampling.listen_prob_scale);
-    config.window.mode = request.window.unwrap_or(config.window.mode);
-    config.force_listen_count = request.force_listen_units.unwrap_or(config.force_listen_count);
-    config.schedule = request.schedule;
-    config
 }
 
 #[derive(Debug)]

@@ -26,7 +26,9 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 pub use layers::{ConfigError, Effective};
-pub use parts::{AuthConfig, BenchConfig, LimitsConfig, LogConfig, LogFormat, OtlpConfig, RecordingConfig, TlsConfig};
+pub use parts::{
+    AuthConfig, BenchConfig, LimitsConfig, LogConfig, LogFormat, OtlpConfig, RecordingConfig, SpeechConfig, TlsConfig,
+};
 
 /// Everything that can be set. The example file beside the crate (`duologue.example.toml`) says the same to operators; a
 /// test compares the two.
@@ -62,6 +64,8 @@ pub struct ServeConfig {
     pub rates: RateLimits,
     /// WebRTC.
     pub webrtc: RtcConfig,
+    /// How a reply begins.
+    pub speech: SpeechConfig,
     /// When a voice stops the model's speech.
     pub barge_in: BargeInConfig,
     /// Recordings.
@@ -91,6 +95,7 @@ impl Default for ServeConfig {
             limits: LimitsConfig::default(),
             rates: RateLimits::default(),
             webrtc: RtcConfig::default(),
+            speech: SpeechConfig::default(),
             barge_in: BargeInConfig::default(),
             recording: RecordingConfig::default(),
             log: LogConfig::default(),

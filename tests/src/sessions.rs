@@ -36,10 +36,11 @@ pub fn heard(audio: Vec<f32>) -> UnitInput {
     UnitInput { audio, ..UnitInput::default() }
 }
 
-/// The bundle's settings, with every choice greedy.
+/// The bundle's settings, with every choice greedy and the same sound at every run.
 pub fn greedy(engine: &Engine, mode: Mode) -> SessionConfig {
     let mut config = session_defaults(engine.bundle().manifest(), mode, 1);
     config.sampling.decode_mode = DecodeMode::Greedy;
+    config.conduct.excitation_noise = false;
     config.speech.as_mut().expect("the golden bundle speaks").sampling.greedy = true;
     config
 }
@@ -62,7 +63,6 @@ pub fn begin_with(engine: &Engine, config: &SessionConfig, system_prompt: &str) 
             reference: Some(voice.clone()),
             voice: Some(voice),
         },
-        source_noise: false,
         record_window: true,
         wake: None,
     };

@@ -16,8 +16,16 @@ const UNITS: usize = 120;
 #[test]
 fn speech_stops_and_the_session_goes_on() {
     let engine = engine(1);
+    let mut config = greedy(&engine, Mode::Live);
+    stops_and_goes_on(&engine, &config);
+    // Speech that has begun before the unit is over stops as well, and its unit with it.
+    config.conduct.first_words = 2;
+    stops_and_goes_on(&engine, &config);
+}
+
+fn stops_and_goes_on(engine: &Engine, config: &SessionConfig) {
     let turn_eos = engine.bundle().manifest().tokenizer.tokens.turn_eos;
-    let mut conversation = begin(&engine, &greedy(&engine, Mode::Live));
+    let mut conversation = begin(engine, config);
     let (mut interrupted, mut aborted, mut spoken_after) = (0, 0, 0);
     let mut must_listen = false;
     for (number, audio) in user_audio(0).take(UNITS).enumerate() {

@@ -78,7 +78,7 @@ fn a_full_engine_refuses_and_a_freed_slot_is_taken_again() {
     let _second = begin(&engine, &config);
     assert_eq!(engine.busy_slots(), 2);
     let prompt = PrepareWork { prefix: vec![1], suffix: vec![], reference: None, voice: None };
-    let options = OpenOptions { prompt, source_noise: false, record_window: false, wake: None };
+    let options = OpenOptions { prompt, record_window: false, wake: None };
     let error = engine.open(&config, options.clone()).unwrap_err();
     assert!(error.to_string().contains("speaks but has no voice"), "{error}");
     let mut silent = config.clone();

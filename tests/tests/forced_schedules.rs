@@ -72,7 +72,7 @@ fn a_pattern_without_room_is_refused_by_name() {
     config.speech = None;
     config.schedule = Some(Schedule { tokens: 100, ..PATTERN });
     let prompt = PrepareWork { prefix: vec![1], suffix: vec![], reference: None, voice: None };
-    let options = OpenOptions { prompt, source_noise: false, record_window: false, wake: None };
+    let options = OpenOptions { prompt, record_window: false, wake: None };
     let error = engine.open(&config, options).unwrap_err().to_string();
     assert!(error.contains("schedule.tokens") && error.contains("1..=16"), "{error}");
 }

@@ -9,7 +9,8 @@ use duologue_audio::chunker::Chunker;
 use duologue_audio::mel::StreamingMel;
 use duologue_model::{ApmCache, StreamOptions};
 use duologue_session::{
-    CodeSampler, Dialogue, Frame, Mode, SpeechOrder, SpeechTurn, TurnId, TurnReset, UnitId, UnitTimings, WordCut,
+    CodeSampler, Conduct, Dialogue, Frame, Part, SpeechOrder, SpeechTurn, TurnId, TurnReset, UnitId, UnitTimings,
+    WordCut,
 };
 
 use crate::events::EventSink;
@@ -39,7 +40,7 @@ pub(crate) struct LlmSession {
 pub(crate) struct SpeechSession {
     pub turn: SpeechTurn,
     pub sampler: CodeSampler,
-    pub mode: Mode,
+    pub conduct: Conduct,
     pub options: StreamOptions,
     pub events: EventSink,
     pub fence: TurnFence,
@@ -157,6 +158,8 @@ pub(crate) struct SpeakOrder {
     pub deadline: Instant,
     pub reset: TurnReset,
     pub speech: SpeechOrder,
+    /// A first part is followed by the order of the rest, or by that of an interruption.
+    pub part: Part,
     pub ids: Vec<u32>,
     /// [ids, hidden]
     pub hidden: Vec<f32>,

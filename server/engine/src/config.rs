@@ -1,7 +1,7 @@
 //! The bundle's defaults as the settings of a session.
 
 use duologue_model::Manifest;
-use duologue_session::{Mode, SessionConfig, Speech, SpeechRules, SpeechSampling, WindowMode};
+use duologue_session::{Conduct, Mode, SessionConfig, Speech, SpeechRules, SpeechSampling, WindowMode};
 
 /// Settings of a session as the bundle's manifest has them. A caller changes fields of the result to its own wishes.
 pub fn session_defaults(manifest: &Manifest, mode: Mode, seed: u64) -> SessionConfig {
@@ -36,7 +36,7 @@ pub fn session_defaults(manifest: &Manifest, mode: Mode, seed: u64) -> SessionCo
         window.mode = WindowMode::Basic;
     }
     SessionConfig {
-        mode,
+        conduct: Conduct::from(mode),
         sampling: manifest.sampling.clone(),
         window,
         previous_marker: manifest.prompt.previous_marker.clone(),

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use duologue_session::{
-    CloseReason, CoreConfig, DuplexSession, Event, Frame, Input, Mode, Output, PreparedReport, SessionConfig,
-    SpeechOrder, SpeechTimings, UnitReport,
+    CloseReason, CoreConfig, DuplexSession, Event, Frame, Input, Output, PreparedReport, SessionConfig, SpeechOrder,
+    SpeechTimings, UnitReport,
 };
 
 use crate::engine::{Engine, OpenOptions, SessionHandle};
@@ -76,7 +76,7 @@ impl Conversation {
         let manifest = engine.bundle().manifest();
         let output_rate = manifest.token2wav.as_ref().map_or(manifest.duplex.sample_rate_hz, |t| t.sample_rate_hz);
         let mut core_config = CoreConfig::new(&manifest.duplex, output_rate);
-        core_config.cut_unheard = config.mode == Mode::Live;
+        core_config.cut_unheard = config.conduct.cut_unheard;
         let unit_samples = core_config.unit_samples;
         let core = DuplexSession::new(core_config, Duration::ZERO);
         let handle = engine.open(config, options)?;

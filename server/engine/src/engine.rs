@@ -6,8 +6,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
-use duologue_model::{Apm, Bundle, Llm, Runtime, StreamOptions, Token2Wav, Tokenizer, Tts, Vision, VoiceFrontEnd};
-use duologue_session::{CodeSampler, Dialogue, Input, Mode, SessionConfig, SpeechTurn, Work};
+use duologue_model::{
+    Apm, Bundle, Llm, Runtime, StreamOptions, Token2Wav, Tokenizer, Trim, Tts, Vision, VoiceFrontEnd,
+};
+use duologue_session::{CodeSampler, Conduct, Dialogue, Input, SessionConfig, SpeechTurn, Work};
 
 use crate::command::{FrontCommand, FrontSession, LlmSession, PrepareWork, SpeechSession, UnitWork};
 use crate::error::EngineError;
@@ -37,8 +39,6 @@ pub struct EngineOptions {
 pub struct OpenOptions {
     /// Prompt and voice.
     pub prompt: PrepareWork,
-    /// Noise in the vocoder's excitation; off gives the same audio at every run.
-    pub source_noise: bool,
     /// Put the window's bookkeeping into every unit's report.
     pub record_window: bool,
     /// Rung after every event, for a driver that does not block on them.
@@ -185,17 +185,12 @@ impl Engine {
         let dialogue = Dialogue::new(config, &manifest.tokenizer)?;
         let (events, stream) = event_channel(self.inner.alarm.clone(), options.wake);
         let fence = TurnFence::default();
-        let vocoder = match config.mode {
-            Mode::Fidelity => StreamOptions::fidelity(),
-            Mode::Live => StreamOptions::live(config.seed),
-        };
-        let source_noise = vocoder.source_noise.filter(|_| options.source_noise);
         let speech = config.speech.as_ref().map(|speech| {
             Box::new(SpeechSession {
-                turn: SpeechTurn::new(config.mode, speech, config.schedule.as_ref()),
+                turn: SpeechTurn::new(config.conduct, speech, config.schedule.as_ref()),
                 sampler: CodeSampler::new(speech.sampling.clone(), config.seed),
-                mode: config.mode,
-                options: StreamOptions { source_noise, ..vocoder },
+                conduct: config.conduct,
+                options: vocoder(config.conduct, config.seed),
                 events: events.clone(),
                 fence: fence.clone(),
             })
@@ -221,6 +216,14 @@ impl Engine {
         };
         handle.send(FrontCommand::Open { slot, front, llm, speech })?;
         Ok(handle)
+    }
+}
+
+fn vocoder(conduct: Conduct, seed: u64) -> StreamOptions {
+    StreamOptions {
+        trim: if conduct.newest_in_cache { Trim::Fixed } else { Trim::Compat105 },
+        leading_zeros: conduct.artificial_silence,
+        source_noise: conduct.excitation_noise.then_some(seed),
     }
 }
 

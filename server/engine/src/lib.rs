@@ -21,7 +21,7 @@ mod fence;
 mod front;
 mod llm;
 mod mel;
-mod scheduler;
+pub mod scheduler;
 mod slots;
 mod speech;
 mod timing;

@@ -10,8 +10,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use duologue_model::{Llm, ModelError, Tokenizer};
 use duologue_session::{
-    CacheEdit, PreparedReport, Scratch, SpeechOrder, Step, TokenIds, TurnId, TurnReset, UnitEnd, UnitId, UnitReport,
-    UnitTimings,
+    CacheEdit, Part, PreparedReport, Scratch, SpeechOrder, Step, TokenIds, TurnId, TurnReset, UnitEnd, UnitId,
+    UnitReport, UnitTimings,
 };
 
 use crate::command::{LlmCommand, LlmSession, Prompt, SpeakOrder, SpeechCommand, UnitInput, VoiceOrder};
@@ -41,8 +41,27 @@ struct UnitRun {
     vision_slices: usize,
     vision_tokens: usize,
     kv_prefill: usize,
+    /// Words that the speech thread has already.
+    handed_over: usize,
+    /// Hidden states of those it has not.
     hidden: Vec<f32>,
     timings: UnitTimings,
+}
+
+impl UnitRun {
+    /// To speak `words`, whose hidden states are the ones at hand.
+    fn order(&mut self, part: Part, speech: SpeechOrder, reset: TurnReset, words: &[u32]) -> SpeakOrder {
+        SpeakOrder {
+            unit: self.unit,
+            turn: self.turn,
+            deadline: self.deadline,
+            reset,
+            speech,
+            part,
+            ids: words.to_vec(),
+            hidden: std::mem::take(&mut self.hidden),
+        }
+    }
 }
 
 struct Slot {
@@ -230,6 +249,7 @@ impl LlmThread {
             vision_slices,
             vision_tokens,
             kv_prefill,
+            handed_over: 0,
             hidden: Vec::new(),
             timings,
         };
@@ -249,7 +269,10 @@ impl LlmThread {
         run.timings.generate += begin.elapsed();
         let phase = match step {
             Step::Sample => unreachable!("advance never asks to sample again"),
-            Step::Feed { token, speaks } => Phase::Decode { token, speaks, run },
+            Step::Feed { token, speaks } => {
+                self.begin_to_speak(slot, &mut run);
+                Phase::Decode { token, speaks, run }
+            }
             Step::End(end) => {
                 self.speak(slot, &end, &mut run);
                 Phase::Finalize { end, run }
@@ -259,23 +282,23 @@ impl LlmThread {
         Ok(())
     }
 
+    /// Hands a reply's first words to the speech thread, if that may begin before the unit is over.
+    fn begin_to_speak(&self, slot: usize, run: &mut UnitRun) {
+        let state = self.slots[slot].as_ref().expect("open while it works. This is a bug.");
+        let Some(words) = state.session.dialogue.first_words() else { return };
+        run.handed_over = words.len();
+        let order = run.order(Part::First, SpeechOrder::Continue, TurnReset::None, words);
+        self.forward(SpeechCommand::Speak { slot, order });
+    }
+
     /// Hands the unit's words to the speech thread at once: closing the unit overlaps with speaking it.
     fn speak(&self, slot: usize, end: &UnitEnd, run: &mut UnitRun) {
         if end.speech == SpeechOrder::None && end.reset == TurnReset::None {
             return;
         }
-        self.forward(SpeechCommand::Speak {
-            slot,
-            order: SpeakOrder {
-                unit: run.unit,
-                turn: run.turn,
-                deadline: run.deadline,
-                reset: end.reset,
-                speech: end.speech,
-                ids: end.speech_ids.clone(),
-                hidden: std::mem::take(&mut run.hidden),
-            },
-        });
+        let part = if run.handed_over == 0 { Part::Whole } else { Part::Rest };
+        let order = run.order(part, end.speech, end.reset, &end.speech_ids[run.handed_over..]);
+        self.forward(SpeechCommand::Speak { slot, order });
     }
 
     /// One decode batch over every generating slot; units of stale turns end instead.

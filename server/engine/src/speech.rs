@@ -10,7 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use duologue_model::{Stream, Token2Wav, Tts, Voice, VoiceFrontEnd};
 use duologue_session::{
-    ChunkEnd, CodeStep, Mode, PlanRequest, PreparedReport, SpeechOrder, SpeechReport, SpeechTimings, SpeechTurn,
+    ChunkEnd, CodeStep, Part, PlanRequest, PreparedReport, SpeechOrder, SpeechReport, SpeechTimings, SpeechTurn,
     TurnId, TurnReset, UnitId, VocoderCall,
 };
 
@@ -30,11 +30,15 @@ struct Speaking {
     unit: UnitId,
     turn: TurnId,
     deadline: Instant,
-    /// Code to feed at the next step, and whether it is the chunk's last; none once the codes are complete.
+    /// Code to feed at the next step, and whether it is the part's last; none once the part's codes are complete.
     feed: Option<(u32, bool)>,
+    /// Codes of the first part, once the second has begun.
+    first_codes: Vec<u32>,
+    /// The first part's codes are complete; the order with the other words is still to come.
+    awaits_words: bool,
     end: Option<ChunkEnd>,
     calls: VecDeque<VocoderCall>,
-    /// Audio not sent yet: in fidelity mode the whole unit, which may still be padded in front.
+    /// Audio not sent yet: the whole unit, if it may still be padded in front.
     held: Vec<i16>,
     /// Since the last report.
     timings: SpeechTimings,
@@ -47,6 +51,8 @@ impl Speaking {
             turn: order.turn,
             deadline: order.deadline,
             feed: None,
+            first_codes: Vec::new(),
+            awaits_words: false,
             end: None,
             calls: VecDeque::new(),
             held: Vec::new(),
@@ -168,10 +174,14 @@ impl SpeechThread {
                 self.give_up(slot, *speaking);
                 return Ok(());
             }
-            let call = speaking.calls.pop_front().expect("only slots with a call are singles. This is a bug.");
-            self.vocode(slot, &mut speaking, &call)?;
-            self.settle(slot, speaking);
-            return Ok(());
+            if let Some(call) = speaking.calls.pop_front() {
+                self.vocode(slot, &mut speaking, &call)?;
+                self.settle(slot, speaking);
+                return Ok(());
+            }
+            let order =
+                state.orders.pop_front().expect("only slots with a call or an order are singles. This is a bug.");
+            return self.go_on(slot, speaking, &order);
         }
         let order = state.orders.pop_front().expect("only slots with an order are singles. This is a bug.");
         self.begin(slot, &order)
@@ -190,20 +200,38 @@ impl SpeechThread {
         Ok(())
     }
 
-    /// Forgets what the order asks to forget, then runs the condition through the TTS and chooses the first code.
+    /// Forgets what the order asks to forget, then begins with its words.
     fn begin(&mut self, slot: usize, order: &SpeakOrder) -> Result<(), EngineError> {
         let stale = self.slot(slot).session.fence.is_stale(order.turn);
         self.reset(slot, if stale { TurnReset::All } else { order.reset });
         if order.speech == SpeechOrder::None {
             return Ok(());
         }
-        if stale {
-            self.report(slot, &mut Speaking::new(order), true);
-            return Ok(());
+        match (stale, order.part) {
+            (false, _) => self.read_words(slot, Box::new(Speaking::new(order)), order),
+            // Its first part was given up, and that said that nothing more comes.
+            (true, Part::Rest) => Ok(()),
+            (true, Part::Whole | Part::First) => {
+                self.report(slot, &mut Speaking::new(order), true);
+                Ok(())
+            }
         }
+    }
+
+    /// A unit whose first words are spoken gets the others.
+    fn go_on(&mut self, slot: usize, mut speaking: Box<Speaking>, order: &SpeakOrder) -> Result<(), EngineError> {
+        assert_eq!((order.unit, order.part), (speaking.unit, Part::Rest), "another unit's words. This is a bug.");
+        speaking.awaits_words = false;
+        speaking.first_codes.extend_from_slice(self.slot(slot).session.sampler.codes());
+        self.read_words(slot, speaking, order)
+    }
+
+    /// Runs the words' condition through the TTS and chooses the first code.
+    fn read_words(&mut self, slot: usize, mut speaking: Box<Speaking>, order: &SpeakOrder) -> Result<(), EngineError> {
         let (result, cost) = timed(|| -> Result<_, EngineError> {
             let condition = self.tts.condition(&order.ids, &order.hidden)?;
             let request = PlanRequest {
+                part: order.part,
                 condition_len: order.ids.len() + 1,
                 end_of_turn: order.speech == SpeechOrder::EndTurn,
                 cache_len: self.tts.len(slot),
@@ -220,8 +248,7 @@ impl SpeechThread {
             Ok(())
         });
         result?;
-        let mut speaking = Box::new(Speaking::new(order));
-        speaking.timings.tts = cost;
+        speaking.timings.tts += cost;
         self.choose(slot, speaking)
     }
 
@@ -286,7 +313,7 @@ impl SpeechThread {
         speaking.timings.flow += piece.flow;
         speaking.timings.hift += piece.hift;
         speaking.held.extend_from_slice(&piece.pcm[call.skip_samples.min(piece.pcm.len())..]);
-        if state.session.mode == Mode::Live && !speaking.held.is_empty() {
+        if state.session.conduct.early_sound && !speaking.held.is_empty() {
             self.report(slot, speaking, false);
         }
         Ok(())
@@ -299,7 +326,7 @@ impl SpeechThread {
             return;
         }
         let ChunkEnd { left_pad, reset, .. } = *speaking.end.as_ref().expect("checked above. This is a bug.");
-        if self.slot(slot).session.mode == Mode::Fidelity {
+        if self.slot(slot).session.conduct.artificial_silence {
             pad_like_the_reference(&mut speaking.held, left_pad, self.unit_samples);
         }
         self.report(slot, &mut speaking, true);
@@ -315,7 +342,7 @@ impl SpeechThread {
 
     fn report(&mut self, slot: usize, speaking: &mut Speaking, done: bool) {
         let session = &self.slot(slot).session;
-        let codes = session.sampler.codes().to_vec();
+        let codes = [&speaking.first_codes, session.sampler.codes()].concat();
         session.events.send(EngineEvent::Speech(SpeechReport {
             unit: speaking.unit,
             turn: speaking.turn,
@@ -343,9 +370,13 @@ impl SpeechThread {
 }
 
 fn finish_codes(turn: &mut SpeechTurn, speaking: &mut Speaking) {
-    let mut end = turn.finish();
-    speaking.calls.extend(end.calls.drain(..));
-    speaking.end = Some(end);
+    match turn.finish() {
+        None => speaking.awaits_words = true,
+        Some(mut end) => {
+            speaking.calls.extend(end.calls.drain(..));
+            speaking.end = Some(end);
+        }
+    }
 }
 
 /// A unit of a going turn that is shorter than a unit gets zeros in front; one without audio is all zeros
@@ -365,7 +396,8 @@ fn ready(index: usize, slot: &Slot) -> impl Iterator<Item = Ready> {
         // A voice has no deadline: it waits until no unit is due.
         Some(item(u64::MAX, Kind::Single))
     } else if let Some(speaking) = &slot.speaking {
-        (!speaking.calls.is_empty()).then(|| item(deadline_key(speaking.deadline), Kind::Single))
+        let more = speaking.awaits_words && !slot.orders.is_empty();
+        (more || !speaking.calls.is_empty()).then(|| item(deadline_key(speaking.deadline), Kind::Single))
     } else {
         slot.orders.front().map(|order| item(deadline_key(order.deadline), Kind::Single))
     };

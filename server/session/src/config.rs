@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::conduct::Conduct;
 use crate::schedule::Schedule;
 
 /// A setting that cannot work, by name.
@@ -26,7 +27,8 @@ pub(crate) fn require(holds: bool, setting: &str, problem: impl FnOnce() -> Stri
     if holds { Ok(()) } else { Err(ConfigError::new(setting, problem())) }
 }
 
-/// Whether the reference's partition and defects are reproduced, or the right thing is done for a listener.
+/// Whether the reference's partition and defects are reproduced, or the right thing is done for a listener; [`Conduct`] has each
+/// difference by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -171,7 +173,8 @@ pub struct SpeechSampling {
     pub repetition_window: usize,
     /// Most codes of one unit.
     pub codes_per_unit: usize,
-    /// Most codes of a turn's first unit in live mode: more than of the others if the model begins ahead of the units.
+    /// Most codes of a turn's first unit with [`Conduct::long_first_unit`]: more than of the others if the model begins ahead of
+    /// the units.
     pub first_unit_codes: usize,
     /// Restricts the draw; the reference's duplex mode draws from the full distribution (`None`).
     pub filter: Option<CodeFilter>,
@@ -262,8 +265,8 @@ pub struct Speech {
 /// Everything that one session's rules depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionConfig {
-    /// Fidelity or live.
-    pub mode: Mode,
+    /// Where it differs from the official code.
+    pub conduct: Conduct,
     /// Text sampling.
     pub sampling: Sampling,
     /// LLM cache window.
@@ -291,6 +294,7 @@ impl SessionConfig {
     /// # Errors
     /// [`ConfigError`] naming the setting.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.conduct.validate()?;
         self.sampling.validate()?;
         self.window.validate()?;
         require(self.max_new_speak_tokens >= 2, "duplex.max_new_speak_tokens", || {
@@ -301,10 +305,14 @@ impl SessionConfig {
             speech.sampling.validate()?;
             speech.rules.validate()?;
         }
+        let codes_per_unit = self.speech.as_ref().map(|speech| speech.sampling.codes_per_unit);
         if let Some(schedule) = &self.schedule {
-            let codes_per_unit = self.speech.as_ref().map(|speech| speech.sampling.codes_per_unit);
             schedule.validate(self.max_new_speak_tokens, codes_per_unit)?;
         }
+        let codes = self.schedule.map(|schedule| schedule.codes).or(codes_per_unit);
+        require(self.conduct.first_words == 0 || codes.is_none_or(|codes| codes >= 2), "conduct.first_words", || {
+            "a unit of one code cannot be spoken in two parts".into()
+        })?;
         Ok(())
     }
 }

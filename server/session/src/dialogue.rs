@@ -13,7 +13,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::candidates::SampleError;
-use crate::config::{ConfigError, Mode, SessionConfig};
+use crate::conduct::Conduct;
+use crate::config::{ConfigError, SessionConfig};
 use crate::heard::WordCut;
 use crate::sampler::{Scratch, TextSampler};
 use crate::schedule::{Choice, Schedule};
@@ -88,7 +89,7 @@ pub struct UnitEnd {
     pub terminator: u32,
     /// `</unit>`.
     pub unit_end: u32,
-    /// The model's decision for the unit is "listen". In live mode words may come before it, see [`Self::speaks`].
+    /// The model's decision for the unit is "listen". Words may come before it, see [`Self::speaks`].
     pub is_listen: bool,
     /// The unit's result says that the turn is over: the last fed token was `<|turn_eos|>`.
     pub end_of_turn: bool,
@@ -103,7 +104,7 @@ pub struct UnitEnd {
     pub text: String,
     /// Fed tokens after the first step: ids of the TTS condition.
     pub speech_ids: Vec<u32>,
-    /// In live mode, for each of `speech_ids` but a `<|turn_eos|>` at their end: where its text ends in `text`, in bytes; a
+    /// With [`Conduct::cut_unheard`], for each of `speech_ids` but a `<|turn_eos|>` at their end: where its text ends in `text`, in bytes; a
     /// letter that is spread over several tokens ends with the last one.
     pub word_ends: Vec<usize>,
     /// Whether the TTS runs.
@@ -115,8 +116,8 @@ pub struct UnitEnd {
 }
 
 impl UnitEnd {
-    /// Words of this unit will be heard. What shows a unit as spoken asks this, because in live mode a unit whose
-    /// decision is "listen" may have ended its turn with words first. Always `false` in a text-only session and for
+    /// Words of this unit will be heard. What shows a unit as spoken asks this, because a unit whose decision is "listen" may
+    /// have ended its turn with words first ([`Conduct::speak_before_listen`]). Always `false` in a text-only session and for
     /// an aborted unit.
     pub fn speaks(&self) -> bool {
         self.speech != SpeechOrder::None
@@ -149,6 +150,8 @@ struct Draft {
     speech_ids: Vec<u32>,
     last_is_turn_eos: bool,
     closes_open_turn: bool,
+    /// No turn was open before it.
+    begins_turn: bool,
 }
 
 #[derive(Debug, Default)]
@@ -171,7 +174,7 @@ enum Phase {
 /// The LLM side of one session.
 #[derive(Debug)]
 pub struct Dialogue {
-    mode: Mode,
+    conduct: Conduct,
     speaks: bool,
     force_listen_count: u32,
     max_steps: usize,
@@ -195,7 +198,7 @@ impl Dialogue {
         config.validate()?;
         tokens.validate()?;
         Ok(Self {
-            mode: config.mode,
+            conduct: config.conduct,
             speaks: config.speech.is_some(),
             force_listen_count: config.force_listen_count,
             max_steps: config.max_new_speak_tokens,
@@ -230,7 +233,8 @@ impl Dialogue {
         assert!(matches!(self.phase, Phase::Prefill), "start before begin_unit. This is a bug.");
         let forced = force_listen || (self.schedule.is_none() && self.units_started < self.force_listen_count);
         self.units_started = self.units_started.saturating_add(1);
-        let mut draft = Draft { tokens: Vec::with_capacity(self.max_steps + 1), ..Draft::default() };
+        let mut draft =
+            Draft { tokens: Vec::with_capacity(self.max_steps + 1), begins_turn: !self.turn_open, ..Draft::default() };
         if force_listen && self.turn_open {
             self.turn_open = false;
             draft.closes_open_turn = true;
@@ -270,6 +274,17 @@ impl Dialogue {
             }
             phase => panic!("advance in phase {phase:?}, before start. This is a bug."),
         }
+    }
+
+    /// The words that speech may begin with while the LLM goes on ([`Conduct::first_words`]): at the step that has fed the last of
+    /// them, if the unit begins a turn and has more words. What was returned is spoken whatever the unit becomes, but for an abort.
+    pub fn first_words(&self) -> Option<&[u32]> {
+        let Phase::Choose(Draft { pending: Some(next), speech_ids, begins_turn: true, .. }) = &self.phase else {
+            return None;
+        };
+        let turn_eos = self.ids.turn_eos;
+        let wanted = self.speaks && !speech_ids.is_empty() && speech_ids.len() == self.conduct.first_words;
+        (wanted && *next != turn_eos && !speech_ids.contains(&turn_eos)).then_some(speech_ids)
     }
 
     /// Whether [`Self::abort`] is allowed now: while the model chooses words. A unit that closes its turn goes on to
@@ -404,7 +419,8 @@ impl Dialogue {
         };
         // `<|turn_eos|>` and then `<|listen|>` in one unit: the reference reports a listen, never speaks the unit's
         // words and keeps the turn's caches (line 5161). A listener wants to hear the end of the sentence.
-        let speaks_before_listen = self.mode == Mode::Live && ended_by == EndedBy::Listen && draft.last_is_turn_eos;
+        let speaks_before_listen =
+            self.conduct.speak_before_listen && ended_by == EndedBy::Listen && draft.last_is_turn_eos;
         let speech = if !self.speaks {
             SpeechOrder::None
         } else if speaks_before_listen || (!is_listen && draft.last_is_turn_eos) {
@@ -414,13 +430,13 @@ impl Dialogue {
         } else {
             SpeechOrder::Continue
         };
-        let reset = match (draft.closes_open_turn, self.mode) {
+        let reset = match (draft.closes_open_turn, self.conduct.whole_turn_reset) {
             (false, _) => TurnReset::None,
-            (true, Mode::Fidelity) => TurnReset::VocoderOnly,
-            (true, Mode::Live) => TurnReset::All,
+            (true, false) => TurnReset::VocoderOnly,
+            (true, true) => TurnReset::All,
         };
-        let word_ends = match (self.mode, text) {
-            (Mode::Live, Some(text)) => {
+        let word_ends = match (self.conduct.cut_unheard, text) {
+            (true, Some(text)) => {
                 let words = draft.speech_ids.len() - usize::from(draft.speech_ids.last() == Some(&self.ids.turn_eos));
                 word_ends(&draft.speech_ids[..words], &generated, text)
             }

@@ -14,6 +14,7 @@
 pub mod barge_in;
 mod candidates;
 pub mod code_sampler;
+mod conduct;
 pub mod config;
 pub mod core;
 pub mod dialogue;
@@ -27,6 +28,7 @@ pub mod window;
 pub use barge_in::{Action, BargeIn, BargeInConfig, FrameEvidence, Playing, VoiceFrame};
 pub use candidates::SampleError;
 pub use code_sampler::{CodeSampler, CodeStep};
+pub use conduct::Conduct;
 pub use config::{
     CodeFilter, ConfigError, DecodeMode, Duplex, Mode, Sampling, SessionConfig, Speech, SpeechRules, SpeechSampling,
     Window, WindowMode,
@@ -39,6 +41,6 @@ pub use dialogue::{Dialogue, EndedBy, Finalized, SpeechOrder, Step, TurnReset, U
 pub use heard::{HeardUnit, SpokenUnits, WordCut};
 pub use sampler::{Scratch, TextSampler};
 pub use schedule::Schedule;
-pub use speech::{ChunkEnd, CodePlan, PlanRequest, SpeechError, SpeechTurn, VocoderCall};
+pub use speech::{ChunkEnd, CodePlan, Part, PlanRequest, SpeechError, SpeechTurn, VocoderCall};
 pub use tokens::{TextDecoder, TokenIds, Tokens};
 pub use window::{CacheEdit, UnitWindow, WindowState};

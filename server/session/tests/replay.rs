@@ -11,9 +11,9 @@
 use std::path::PathBuf;
 
 use duologue_session::{
-    CacheEdit, DecodeMode, Dialogue, EndedBy, Mode, PlanRequest, Sampling, Scratch, SessionConfig, Speech, SpeechOrder,
-    SpeechRules, SpeechSampling, SpeechTurn, Step, TextDecoder, TokenIds, Tokens, TurnReset, Window, WindowMode,
-    WindowState,
+    CacheEdit, DecodeMode, Dialogue, EndedBy, Mode, Part, PlanRequest, Sampling, Scratch, SessionConfig, Speech,
+    SpeechOrder, SpeechRules, SpeechSampling, SpeechTurn, Step, TextDecoder, TokenIds, Tokens, TurnReset, Window,
+    WindowMode, WindowState,
 };
 use serde::Deserialize;
 use tokenizers::Tokenizer;
@@ -163,7 +163,7 @@ fn tokens(text: &Text) -> Tokens {
 fn config(golden: &Golden) -> SessionConfig {
     let (rules, window) = (&golden.rules, &golden.window);
     SessionConfig {
-        mode: Mode::Fidelity,
+        conduct: Mode::Fidelity.into(),
         sampling: Sampling {
             decode_mode: rules.decode_mode,
             temperature: rules.temperature,
@@ -278,6 +278,7 @@ fn speak(turn: &mut SpeechTurn, unit: &Unit, order: SpeechOrder, ids: usize, tts
     let condition_len = ids + 1;
     let plan = turn
         .plan(PlanRequest {
+            part: Part::Whole,
             condition_len,
             end_of_turn: order == SpeechOrder::EndTurn,
             cache_len: tts_kv,
@@ -290,7 +291,7 @@ fn speak(turn: &mut SpeechTurn, unit: &Unit, order: SpeechOrder, ids: usize, tts
     assert!(codes.len() < plan.max_new && !plan.restart, "{name}");
     assert_eq!(Some(tts_kv + condition_len + codes.len()), unit.tts_kv_after, "{name}");
     let mut calls = turn.push(codes);
-    let end = turn.finish();
+    let end = turn.finish().expect("a whole unit");
     calls.extend(end.calls);
     let expected = unit.t2w_calls.as_ref().expect("the reference made calls");
     assert_eq!(calls.len(), expected.len(), "{name}");
@@ -319,7 +320,7 @@ fn replay(session: &str) {
     assert_eq!(text.encode(&config.previous_marker), golden.prompt.marker_ids);
 
     let mut dialogue = Dialogue::new(&config, &tokens).expect("the golden configuration is valid");
-    let mut turn = SpeechTurn::new(config.mode, config.speech.as_ref().expect("golden sessions speak"), None);
+    let mut turn = SpeechTurn::new(config.conduct, config.speech.as_ref().expect("golden sessions speak"), None);
     let prefix = golden.kv_after_prepare - golden.prompt.suffix_ids.len();
     dialogue.prepared(prefix, golden.prompt.suffix_ids.clone(), &text);
     assert_eq!(dialogue.window_state().preserve, golden.system_preserve_length);

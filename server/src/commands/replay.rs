@@ -75,7 +75,6 @@ pub fn run(args: &Args) -> Result<()> {
             reference: Some(voice.clone()),
             voice: config.speech.is_some().then_some(voice),
         },
-        source_noise: false,
         record_window: true,
         wake: None,
     };
@@ -89,7 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
     );
 
     let mut timeline = Timeline::create(Some(&args.out.join("timeline.jsonl")))?;
-    timeline.write(&session_line(manifest, &runtime, &config, prepared))?;
+    timeline.write(&session_line(manifest, &runtime, Mode::Fidelity, &config, prepared))?;
     let chunk = manifest.duplex.sample_rate_hz as usize * manifest.duplex.chunk_ms as usize / 1000;
     let rate = manifest.token2wav.as_ref().map(|t| t.sample_rate_hz);
     let mut units = Vec::with_capacity(recorded.units.len());

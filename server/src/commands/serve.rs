@@ -109,7 +109,12 @@ impl Model {
     /// Starts the engine.
     pub fn manager(self, config: &ServeConfig) -> Result<SessionManager> {
         let Self { runtime, bundle, detector } = self;
-        let setup = BackendSetup { slots: config.slots, detector, forced_schedules: config.bench.forced_schedules };
+        let setup = BackendSetup {
+            slots: config.slots,
+            detector,
+            first_words: config.speech.first_words,
+            forced_schedules: config.bench.forced_schedules,
+        };
         let backend = EngineBackend::start(&runtime, &bundle, setup)?;
         Ok(SessionManager::new(Arc::new(backend), config.session_limits(), config.barge_in.clone())?)
     }

@@ -38,6 +38,10 @@ pub struct Args {
     /// Seed of all draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Speak a reply from so many words (tokens) on, while the model decodes the others of its first second; 0: from all of them.
+    /// For `live` only
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first_words: usize,
     /// For measurements: listen and speak by this pattern and not as the model likes, such as
     /// listen=1,speak=3,tokens=5,codes=25 (units, units, words and audio tokens of a speaking unit)
     #[arg(long, value_name = "PATTERN")]
@@ -71,7 +75,8 @@ pub fn run(args: &Args) -> Result<()> {
         ModeArg::Fidelity => Mode::Fidelity,
         ModeArg::Live => Mode::Live,
     };
-    let config = SessionConfig { schedule: args.schedule, ..session_defaults(&manifest, mode, args.seed) };
+    let mut config = SessionConfig { schedule: args.schedule, ..session_defaults(&manifest, mode, args.seed) };
+    config.conduct.first_words = args.first_words;
     let prompt = manifest.prompt.clone();
     let system_prompt = args.system_prompt.as_ref().unwrap_or(&prompt.default_system_prompt);
     let encode = |text: &str| engine.tokenizer().encode(&text.replace("{system_prompt}", system_prompt));
@@ -82,7 +87,6 @@ pub fn run(args: &Args) -> Result<()> {
             reference: voice.clone().filter(|_| manifest.hears_reference()),
             voice: voice.filter(|_| config.speech.is_some()),
         },
-        source_noise: mode == Mode::Live,
         record_window: false,
         wake: None,
     };
@@ -92,7 +96,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(schedule) = &args.schedule {
         say!("forced schedule {schedule}: it speaks when it is told to, not when the model chooses.");
     }
-    timeline.write(&session_line(&manifest, &runtime, &config, conversation.prepared()))?;
+    timeline.write(&session_line(&manifest, &runtime, mode, &config, conversation.prepared()))?;
 
     let chunk = manifest.duplex.sample_rate_hz as usize * manifest.duplex.chunk_ms as usize / 1000;
     let chunk_s = f64::from(manifest.duplex.chunk_ms) / 1e3;

@@ -15,6 +15,7 @@ use duologue_session::{Mode, PreparedReport, SessionConfig};
 pub fn session_line(
     manifest: &Manifest,
     runtime: &Runtime,
+    mode: Mode,
     config: &SessionConfig,
     prepared: PreparedReport,
 ) -> TimelineEvent {
@@ -23,7 +24,7 @@ pub fn session_line(
         weights: manifest.weights.to_string(),
         precision: manifest.precision.clone(),
         device: runtime.device().to_string(),
-        mode: match config.mode {
+        mode: match mode {
             Mode::Fidelity => "fidelity".to_owned(),
             Mode::Live => "live".to_owned(),
         },

@@ -182,6 +182,14 @@ impl LimitsConfig {
     }
 }
 
+/// `[speech]`: how a reply begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpeechConfig {
+    /// Words after which it is spoken while the model decodes the others of its first second; 0: when it has all of them.
+    pub first_words: usize,
+}
+
 /// `[recording]`: off unless set; a client must consent besides.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

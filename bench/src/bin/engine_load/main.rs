@@ -8,7 +8,7 @@ mod memory;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -51,6 +51,9 @@ struct Args {
     /// What each session does
     #[arg(long, default_value = "listen=1,speak=3,tokens=5,codes=25")]
     schedule: Schedule,
+    /// Speak a reply from so many words on, while the LLM decodes the others of its first unit; 0: from all of them
+    #[arg(long, default_value_t = 0)]
+    first_words: usize,
     /// Units of each session that count; fewer than four sessions run longer, to as many units in all as four
     #[arg(long, default_value_t = 20)]
     units: usize,
@@ -73,6 +76,7 @@ struct Args {
 struct Report {
     /// First, because it qualifies everything below: nobody chose to speak here.
     forced_schedule: String,
+    first_words: usize,
     bundle: String,
     precision: String,
     weights: String,
@@ -97,7 +101,7 @@ struct Run {
     /// Most sessions whose tokens were decoded in one step.
     widest_batch: usize,
     memory: Memory,
-    /// Processor time of a unit of one session, prompts and warm-up included; none where there is no /proc.
+    /// Processor time of a unit of one session, warm-up included; none where there is no /proc.
     cpu_ms_per_unit: Option<f64>,
     /// Of all sessions, without the warm-up.
     units: Vec<UnitRow>,
@@ -112,9 +116,12 @@ fn main() -> Result<()> {
     let device = args.device.for_target(manifest.target);
     let runtime = Runtime::load(&RuntimeOptions { library: args.ort.clone(), device, threads: args.threads })?;
     let voice = voice(&bundle)?;
-    let config = SessionConfig { schedule: Some(args.schedule), ..session_defaults(manifest, Mode::Live, args.seed) };
+    let mut config =
+        SessionConfig { schedule: Some(args.schedule), ..session_defaults(manifest, Mode::Live, args.seed) };
+    config.conduct.first_words = args.first_words;
     let mut report = Report {
         forced_schedule: args.schedule.to_string(),
+        first_words: args.first_words,
         bundle: manifest.name.clone(),
         precision: manifest.precision.clone(),
         weights: manifest.weights.to_string(),
@@ -139,9 +146,13 @@ fn main() -> Result<()> {
         let units = args.units.max((FEW_SESSIONS * args.units).div_ceil(sessions));
         let pace = Pace { sessions, warm_up: args.warm_up, units, seed: args.seed };
         let all_units = sessions * (args.warm_up + units);
-        let before = cpu_seconds_now();
-        let units = conversation::run(&engine, &config, &options(&engine, voice.clone()), pace)?;
-        let spent = cpu_seconds_now().zip(before).map(|(after, before)| after - before);
+        // Prompts and voices cost what a long conversation hardly notices.
+        let before = OnceLock::new();
+        let begun = || {
+            before.get_or_init(cpu_seconds_now);
+        };
+        let units = conversation::run(&engine, &config, &options(&engine, voice.clone()), pace, begun)?;
+        let spent = cpu_seconds_now().zip(before.into_inner().flatten()).map(|(after, before)| after - before);
         let run = Run {
             sessions,
             start_s,
@@ -183,7 +194,6 @@ fn options(engine: &Engine, voice: Arc<Pcm>) -> OpenOptions {
             reference: Some(voice.clone()).filter(|_| manifest.hears_reference()),
             voice: Some(voice),
         },
-        source_noise: true,
         record_window: false,
         wake: None,
     }
@@ -198,7 +208,7 @@ fn prefill(engine: &Engine, config: &SessionConfig, tokens: usize) -> Result<(us
     let config = SessionConfig { speech: None, ..config.clone() };
     let times = (0..PREFILL_CALLS).map(|_| {
         let prompt = PrepareWork { prefix: prefix.clone(), suffix: Vec::new(), reference: None, voice: None };
-        let options = OpenOptions { prompt, source_noise: false, record_window: false, wake: None };
+        let options = OpenOptions { prompt, record_window: false, wake: None };
         let took: Duration = Conversation::begin(engine, &config, options)?.prepared().took;
         Ok(took.as_secs_f64() * 1e3)
     });

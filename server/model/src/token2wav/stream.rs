@@ -29,11 +29,6 @@ impl StreamOptions {
     pub fn fidelity() -> Self {
         StreamOptions { trim: Trim::Compat105, leading_zeros: true, source_noise: None }
     }
-
-    /// For listeners.
-    pub fn live(seed: u64) -> Self {
-        StreamOptions { trim: Trim::Fixed, leading_zeros: false, source_noise: Some(seed) }
-    }
 }
 
 /// Lengths of the caches, in the golden sessions' terms.

@@ -159,7 +159,8 @@ fn a_reset_stream_equals_a_new_one() {
         };
         calls.map(&mut said).collect()
     };
-    for options in [StreamOptions::fidelity(), StreamOptions::live(7)] {
+    let live = StreamOptions { trim: Trim::Fixed, leading_zeros: false, source_noise: Some(7) };
+    for options in [StreamOptions::fidelity(), live] {
         // Five chunks trim every cache.
         let wanted = speak(&mut Stream::new(&voice, options), 5, true);
         let mut stream = Stream::new(&voice, options);

@@ -3,7 +3,7 @@
 mod schedule;
 
 use super::*;
-use crate::config::{DecodeMode, Sampling, Speech, SpeechRules, SpeechSampling, Window, WindowMode};
+use crate::config::{DecodeMode, Mode, Sampling, Speech, SpeechRules, SpeechSampling, Window, WindowMode};
 
 const LISTEN: u32 = 6;
 const SPEAK: u32 = 7;
@@ -56,7 +56,7 @@ fn tokens() -> Tokens {
 
 fn config(mode: Mode) -> SessionConfig {
     SessionConfig {
-        mode,
+        conduct: mode.into(),
         sampling: Sampling {
             decode_mode: DecodeMode::Greedy,
             temperature: 0.7,
@@ -334,6 +334,44 @@ fn a_text_only_session_orders_no_speech() {
 }
 
 #[test]
+fn the_first_words_of_a_turn_are_known_when_the_next_one_is_chosen() {
+    let mut early = config(Mode::Live);
+    early.conduct.first_words = 2;
+    // After each choice: the words that speech may begin with.
+    let first_words = |run: &mut Run, choices: &[u32]| -> Vec<Option<Vec<u32>>> {
+        run.dialogue.begin_unit(run.kv_len);
+        run.fed.clear();
+        let mut step = run.dialogue.start(false);
+        let found = choices.iter().map(|&choice| {
+            if let Step::Feed { token, speaks } = step {
+                run.fed.push((token, speaks));
+            }
+            step = run.step(Some(choice));
+            run.dialogue.first_words().map(<[u32]>::to_vec)
+        });
+        let found = found.collect();
+        run.finish();
+        found
+    };
+    let mut run = Run::new(&early);
+    let found = first_words(&mut run, &[SPEAK, 65, 66, 67, 68, CHUNK_EOS]);
+    assert_eq!(found, [None, None, None, Some(vec![65, 66]), None, None], "once, with a third word to come");
+    let found = first_words(&mut run, &[SPEAK, 65, 66, 67, CHUNK_EOS]);
+    assert!(found.iter().all(Option::is_none), "the turn has begun before");
+    assert!(run.unit(false, &[SPEAK, 65, TURN_EOS, CHUNK_EOS]).end_of_turn);
+    for short in [&[SPEAK, 65, 66, CHUNK_EOS][..], &[SPEAK, 65, 66, TURN_EOS, CHUNK_EOS], &[LISTEN]] {
+        let mut run = Run::new(&early);
+        assert!(first_words(&mut run, short).iter().all(Option::is_none), "{short:?} has no third word");
+    }
+    let choices = [SPEAK, 65, TURN_EOS, 66, CHUNK_EOS];
+    assert!(first_words(&mut Run::new(&early), &choices).iter().all(Option::is_none), "the turn ends among them");
+    let mut silent = Run::new(&SessionConfig { speech: None, ..early });
+    assert!(first_words(&mut silent, &[SPEAK, 65, 66, 67, CHUNK_EOS]).iter().all(Option::is_none));
+    let mut usual = Run::new(&config(Mode::Live));
+    assert!(first_words(&mut usual, &[SPEAK, 65, 66, 67, CHUNK_EOS]).iter().all(Option::is_none));
+}
+
+#[test]
 fn bad_settings_are_named() {
     let error = |change: fn(&mut SessionConfig)| {
         let mut config = config(Mode::Live);
@@ -342,6 +380,15 @@ fn bad_settings_are_named() {
     };
     assert_eq!(error(|c| c.sampling.temperature = 0.0), "setting sampling.temperature: 0 is not a positive number");
     assert!(error(|c| c.sampling.repetition_window = 0).contains("sampling.repetition_window"));
+    assert!(error(|c| c.conduct.artificial_silence = true).contains("conduct.artificial_silence"));
+    assert!(error(|c| (c.conduct.first_words, c.conduct.speak_before_listen) = (2, false)).contains("first_words"));
+    assert!(
+        error(|c| {
+            c.conduct.first_words = 2;
+            c.schedule = Some(Schedule { listen: 1, speak: 1, tokens: 5, codes: 1 });
+        })
+        .contains("a unit of one code")
+    );
     assert!(error(|c| c.sampling.top_p = 1.5).contains("sampling.top_p: 1.5"));
     assert!(error(|c| c.window.basic_low_tokens = 5000).contains("5000 is above basic_high_tokens 4000"));
     assert!(error(|c| c.max_new_speak_tokens = 1).contains("duplex.max_new_speak_tokens"));

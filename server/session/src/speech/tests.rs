@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::code_sampler::{CodeSampler, CodeStep};
-use crate::config::SpeechSampling;
+use crate::config::{Mode, SpeechSampling};
 
 const LOOKAHEAD: usize = 3;
 const HELD_BACK: usize = 3840;
@@ -38,18 +38,19 @@ fn speech() -> Speech {
 }
 
 fn turn(mode: Mode) -> SpeechTurn {
-    SpeechTurn::new(mode, &speech(), None)
+    SpeechTurn::new(mode.into(), &speech(), None)
 }
 
 fn request(cache_len: usize, end_of_turn: bool) -> PlanRequest {
-    PlanRequest { condition_len: 5, end_of_turn, cache_len, cache_capacity: 100 }
+    PlanRequest { part: Part::Whole, condition_len: 5, end_of_turn, cache_len, cache_capacity: 100 }
 }
 
 fn unit(turn: &mut SpeechTurn, codes: &[u32], end_of_turn: bool) -> (Vec<VocoderCall>, ChunkEnd) {
     let at = turn.text_start_pos();
-    turn.plan(PlanRequest { condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap();
+    turn.plan(PlanRequest { part: Part::Whole, condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 })
+        .unwrap();
     let early = turn.push(codes);
-    (early, turn.finish())
+    (early, turn.finish().unwrap())
 }
 
 fn codes(range: std::ops::Range<u32>) -> Vec<u32> {
@@ -66,7 +67,7 @@ fn early_end_is_allowed_at_the_start_and_at_the_end_of_a_turn() {
     assert_eq!(turn.plan(request(15, false)).unwrap().min_new, 26);
     turn.finish();
     assert_eq!(turn.plan(request(20, true)).unwrap().min_new, 0);
-    assert_eq!(turn.finish().reset, TurnReset::All);
+    assert_eq!(turn.finish().unwrap().reset, TurnReset::All);
     assert_eq!(turn.text_start_pos(), 0);
 }
 
@@ -94,7 +95,7 @@ fn a_full_tts_cache_is_an_error_in_fidelity_and_a_restart_in_live_mode() {
     live.finish();
     assert_eq!(live.text_start_pos(), 30);
 
-    let too_long = PlanRequest { condition_len: 90, ..request(30, false) };
+    let too_long = PlanRequest { part: Part::Whole, condition_len: 90, ..request(30, false) };
     assert!(matches!(live.plan(too_long), Err(SpeechError::ContextFull { .. })));
 }
 
@@ -121,7 +122,7 @@ fn live_speech_starts_at_twelve_codes_then_fifteen_then_full() {
     }
     // 3 silence codes and 12 new ones; 12 of them become audio, of which the silence is skipped.
     assert_eq!(sizes, [(11, 15, 3 * PER_CODE)]);
-    let end = turn.finish();
+    let end = turn.finish().unwrap();
     assert_eq!(end.calls, [VocoderCall { tokens: codes(9..25), last: false, skip_samples: 0 }]);
     assert!(!end.left_pad);
 
@@ -132,19 +133,19 @@ fn live_speech_starts_at_twelve_codes_then_fifteen_then_full() {
         calls,
         [VocoderCall { tokens: [codes(22..25), codes(100..125)].concat(), last: false, skip_samples: 0 }]
     );
-    assert_eq!(turn.finish().calls, []);
+    assert_eq!(turn.finish().unwrap().calls, []);
 }
 
 #[test]
 fn a_first_unit_may_be_ahead_in_live_mode_and_its_sound_lasts_until_the_second() {
     let speech = Speech { sampling: SpeechSampling { first_unit_codes: 35, ..speech().sampling }, ..speech() };
-    let mut turn = SpeechTurn::new(Mode::Live, &speech, None);
+    let mut turn = SpeechTurn::new(Mode::Live.into(), &speech, None);
     for round in 0..2 {
         let plan = turn.plan(PlanRequest { cache_capacity: 4096, ..request(0, false) }).unwrap();
         assert_eq!((plan.min_new, plan.max_new), (36, 36), "not before it is ahead");
         assert_eq!(turn.sound_samples(3, false), 35 * PER_CODE);
         let mut calls: Vec<_> = (0..35).flat_map(|code| turn.push(&[code])).collect();
-        calls.extend(turn.finish().calls);
+        calls.extend(turn.finish().unwrap().calls);
         assert_eq!(turn.sound_samples(35, false), 35 * PER_CODE, "complete, whatever is still to be made of it");
         let spoken = |call: &VocoderCall| call.tokens.len() - LOOKAHEAD;
         assert_eq!(calls.iter().map(spoken).collect::<Vec<_>>(), [12, 15, 8]);
@@ -160,8 +161,55 @@ fn a_first_unit_may_be_ahead_in_live_mode_and_its_sound_lasts_until_the_second()
     }
     let short = turn.plan(PlanRequest { cache_capacity: 4096, ..request(0, true) }).unwrap();
     assert_eq!((short.min_new, short.max_new), (0, 36), "a reply of one unit is as short as it is");
-    let mut faithful = SpeechTurn::new(Mode::Fidelity, &speech, None);
+    let mut faithful = SpeechTurn::new(Mode::Fidelity.into(), &speech, None);
     assert_eq!(faithful.plan(request(0, false)).unwrap().max_new, 26, "the official code knows one number");
+}
+
+#[test]
+fn a_unit_in_two_parts_has_the_codes_and_the_sound_of_one() {
+    for first_unit_codes in [25, 35] {
+        let speech = Speech { sampling: SpeechSampling { first_unit_codes, ..speech().sampling }, ..speech() };
+        let mut turn = SpeechTurn::new(Mode::Live.into(), &speech, None);
+        let plan = |turn: &mut SpeechTurn, part, condition_len, end_of_turn| {
+            let cache_len = turn.text_start_pos();
+            turn.plan(PlanRequest { part, condition_len, end_of_turn, cache_len, cache_capacity: 4096 }).unwrap()
+        };
+        let first = plan(&mut turn, Part::First, 3, false);
+        assert_eq!((first.min_new, first.max_new), (13, 13), "it is not the end");
+        let early: Vec<_> = (0..12).flat_map(|code| turn.push(&[code])).collect();
+        assert_eq!(early.iter().map(|call| call.tokens.len()).collect::<Vec<_>>(), [15], "the first piece of sound");
+        assert_eq!(turn.finish(), None, "the unit goes on");
+        assert_eq!((turn.text_start_pos(), turn.sound_samples(12, false)), (15, first_unit_codes * PER_CODE));
+
+        let others = first_unit_codes - 12;
+        let rest = plan(&mut turn, Part::Rest, 4, false);
+        assert_eq!(rest.max_new, others + 1);
+        assert_eq!(rest.min_new, if first_unit_codes == 25 { 0 } else { others + 1 }, "as the unit in one part");
+        let mut calls = turn.push(&codes(12..first_unit_codes as u32));
+        calls.extend(turn.finish().expect("its words are complete").calls);
+        let spoken = |call: &VocoderCall| call.tokens.len() - LOOKAHEAD;
+        assert_eq!(calls.iter().map(spoken).sum::<usize>(), others);
+        assert_eq!(turn.text_start_pos(), 15 + 4 + others);
+        let next = plan(&mut turn, Part::Whole, 5, true);
+        assert_eq!((next.min_new, next.max_new), (0, 26));
+    }
+}
+
+#[test]
+fn a_unit_given_up_between_its_parts_leaves_nothing() {
+    let mut turn = turn(Mode::Live);
+    turn.plan(PlanRequest { part: Part::First, cache_capacity: 4096, ..request(0, false) }).unwrap();
+    turn.push(&codes(0..12));
+    turn.finish();
+    turn.reset(TurnReset::All);
+    assert_eq!((turn.text_start_pos(), turn.buffer()), (0, &[4218; 3][..]));
+    assert_eq!(turn.plan(request(0, false)).unwrap().max_new, 26);
+}
+
+#[test]
+#[should_panic(expected = "had no first part. This is a bug.")]
+fn a_rest_without_a_first_part_is_a_bug() {
+    let _ = turn(Mode::Live).plan(PlanRequest { part: Part::Rest, ..request(0, false) });
 }
 
 #[test]
@@ -198,14 +246,14 @@ proptest! {
     fn a_scheduled_unit_has_its_codes(codes in 1usize..26, units in 1usize..5, greedy: bool, seed: u64) {
         let speech = Speech { sampling: SpeechSampling { codes: 40, eos: 39, greedy, ..speech().sampling }, ..speech() };
         let schedule = Schedule { listen: 1, speak: units as u32, tokens: 4, codes };
-        let mut turn = SpeechTurn::new(Mode::Live, &speech, Some(&schedule));
+        let mut turn = SpeechTurn::new(Mode::Live.into(), &speech, Some(&schedule));
         let mut sampler = CodeSampler::new(speech.sampling, seed);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for unit in 1..=units {
             let at = turn.text_start_pos();
             let end_of_turn = unit == units;
             sampler.start(
-                turn.plan(PlanRequest { condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap(),
+                turn.plan(PlanRequest { part: Part::Whole, condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap(),
             );
             let mut fed = 0;
             loop {
@@ -248,12 +296,12 @@ proptest! {
         for (index, (amount, piece)) in units.into_iter().enumerate() {
             let end_of_turn = index + 1 == count;
             let at = turn.text_start_pos();
-            turn.plan(PlanRequest { condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap();
+            turn.plan(PlanRequest { part: Part::Whole, condition_len: 5, end_of_turn, cache_len: at, cache_capacity: 4096 }).unwrap();
             let new = codes(next..next + amount);
             next += amount;
             expected.extend(&new);
             let mut calls: Vec<VocoderCall> = new.chunks(piece).flat_map(|piece| turn.push(piece)).collect();
-            calls.extend(turn.finish().calls);
+            calls.extend(turn.finish().unwrap().calls);
             for call in calls {
                 let covered = if call.last { call.tokens.len() } else { call.tokens.len() - LOOKAHEAD };
                 prop_assert!(covered >= 1 && call.tokens.len() <= 25 + LOOKAHEAD);

@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::config::Mode;
 use crate::schedule::Schedule;
 
 /// Scores that prefer special tokens as often as words.
