@@ -1,12 +1,14 @@
 // The page in a real Chromium against the mock server: `npm run e2e`. What it asserts:
 // - WebSocket: captions and audible audio arrive, the microphone's packets too, muted they are silence;
-// - barge-in silences at once; a cough only pauses; the play head is reported;
+// - barge-in silences the reply; a cough only pauses; the play head is reported;
 // - a pulled cable resumes the same session; a full server, a missing key and a blocked microphone are said in words;
 // - WebRTC: audio both ways, events, flush, fall-back to WebSocket when there is none;
 // - settings, voice file and recording;
 // - keyboard; no outside host is asked; the replay page plays and seeks.
+// How fast any of it is depends on the machine and is asserted nowhere; bench/barge_in.mjs measures.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { startMock } from "./mock-server.mjs";
 import { babble, wav } from "./mock/babble.mjs";
 import { openBrowser, openPage } from "./mock/browser.mjs";
@@ -32,6 +34,11 @@ async function open(scenario = {}, at = WEBSOCKET, options = {}) {
   return { mock, page, stats, until, done };
 }
 
+/** Waits for the mock server or peer as `until` does for the page. */
+async function arrives(check, what, ms = 30_000) {
+  for (const patience = AbortSignal.timeout(ms); !(await check()); await sleep(50)) assert.ok(!patience.aborted, what);
+}
+
 test("websocket: words and sound arrive, and the user's sound leaves", async () => {
   const { mock, page, stats, until, done } = await open({ firstReplyUnit: 1, deaf: true });
   await page.click("#talk");
@@ -41,49 +48,48 @@ test("websocket: words and sound arrive, and the user's sound leaves", async () 
   assert.equal(now.transport, "websocket");
   assert.match(now.captions.find(({ kind }) => kind === "model").pieces[0].text, /I hear you/);
   assert.ok(now.played_samples > 1000);
-  await page.waitForTimeout(1000);
   const [session] = mock.state.sessions;
-  assert.ok(session.heardMs > 1500, `${session.heardMs} ms heard`);
+  await arrives(() => session.heardMs > 1500, "the user's sound");
+  assert.equal(session.heardMs % 20, 0, "whole packets");
   assert.equal(session.start.session.audio.format.rate, 24000);
-  assert.ok(session.received.some(({ type }) => type === "duologue.playback"));
-  assert.ok(session.received.some(({ type }) => type === "duologue.ping"));
+  for (const kind of ["duologue.playback", "duologue.ping"]) {
+    await arrives(() => session.received.some(({ type }) => type === kind), kind);
+  }
   await done();
 });
 
-test("mute sends silence and keeps the clock", async () => {
+test("mute sends silence, and packets go on", async () => {
   const { mock, page, until, done } = await open({ silent: true });
   await page.click("#talk");
   await until(() => window.duologue.stats.state === "live", "live");
   await page.keyboard.press("m");
   const [session] = mock.state.sessions;
-  let loudest = 0;
+  let [samples, loudest] = [0, 0];
   const hear = session.hear.bind(session);
   session.hear = (bytes) => {
+    samples += bytes.length / 2;
     for (let i = 0; i + 1 < bytes.length; i += 2) loudest = Math.max(loudest, Math.abs(bytes.readInt16LE(i)));
     hear(bytes);
   };
-  // What was said before the key takes a moment on its way.
+  // What was said before the key takes a moment on its way. The fake microphone pauses for up to 9.1 s between two sentences.
   for (let tries = 0; tries < 10; tries++) {
-    const before = session.heardMs;
-    loudest = 0;
-    await page.waitForTimeout(2000);
-    if (loudest > 0) continue;
-    assert.ok(session.heardMs - before > 1500, `${session.heardMs - before} ms in 2 s`);
-    break;
+    [samples, loudest] = [0, 0];
+    await arrives(() => samples >= 10 * 24_000, "packets although muted");
+    if (loudest === 0) break;
   }
   assert.equal(loudest, 0);
   await done();
 });
 
-test("barge-in: the reply is silent within milliseconds of the server's word", async () => {
+test("barge-in: the server's word silences the reply", async () => {
   const { mock, page, stats, until, done } = await open({ firstReplyUnit: 0, deaf: true });
   await page.click("#talk");
   await until(() => window.duologue.stats.output_rms > 0.02, "audible");
   mock.state.sessions[0].interrupt("voice");
   await until(() => window.duologue.stats.interruptions[0]?.silent_at, "flushed");
+  // The page notes a silence only when the word made it; that the fade takes 5 ms of samples, the unit tests assert.
   const { interruptions } = await stats();
-  const took = interruptions[0].silent_at - interruptions[0].ordered_at;
-  assert.ok(took < 150, `${took} ms`);
+  assert.deepEqual(interruptions.map(({ turn, cause }) => [turn, cause]), [[1, "voice"]]);
   await until(() => window.duologue.stats.output_rms < 0.001, "silent");
   assert.equal((await stats()).captions.find(({ kind }) => kind === "model").state, "interrupted");
   await done();
@@ -228,9 +234,7 @@ test("webrtc: sound and events both ways; a flush silences", async () => {
   await until(() => window.duologue.stats.interruptions[0]?.silent_at, "flush measured");
   await peer.says({ type: "duologue.turn", event_id: "evt_3", turn: 1, state: "begin" });
   await until(() => window.duologue.stats.output_rms > 0.1, "the next turn is heard");
-  await page.waitForTimeout(2200);
-  const received = await peer.received();
-  assert.ok(received.some(({ type }) => type === "duologue.ping"));
+  await arrives(async () => (await peer.received()).some(({ type }) => type === "duologue.ping"), "a ping");
   let loudest = 0;
   for (let i = 0; i < 60 && loudest < 0.01; i++) {
     loudest = Math.max(loudest, await peer.heard());

@@ -4,11 +4,11 @@
 //! 2. every interruption that is clearly louder than the echo pauses playback within 130 ms of its first voiced sample (the
 //!    way to the ear takes the rest of 200 ms) and stops it: half of them within 600 ms, all within 760;
 //! 3. clicks and knocks do not even pause it;
-//! 4. the agent's echo alone never stops it, and pauses it only in the first seconds, until it is learnt;
-//! 5. a frame takes far less time than it lasts.
+//! 4. the agent's echo alone never stops it, and pauses it only in the first seconds, until it is learnt.
 //!
 //! `tests/audio/make.py` made the recordings. The agent's voice is the golden sessions' recording; held speech is not
-//! played, so its echo ends too. Times count until the frame that decides is complete.
+//! played, so its echo ends too. Times are counted in frames of sound, until the frame that decides is complete: they are
+//! the same on every machine.
 // The figures are read with `--nocapture`.
 #![allow(clippy::print_stdout)]
 
@@ -239,20 +239,4 @@ fn spread(times: &mut [Duration]) -> String {
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_millis();
     format!("p50 {} ms, p95 {} ms, max {} ms (n {})", at(0.5), at(0.95), at(1.0), times.len())
-}
-
-#[test]
-fn a_frame_takes_little_time() {
-    let (mut stream, sound) = (detector().stream(), agent());
-    let mut times = Vec::new();
-    for frame in sound.chunks_exact(FRAME_SAMPLES) {
-        let start = std::time::Instant::now();
-        stream.push(frame, &mut |_| ()).unwrap_or_else(|error| panic!("{error}"));
-        times.push(start.elapsed());
-    }
-    times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-    println!("one frame: p50 {:?}, p95 {:?}, max {:?}", at(0.5), at(0.95), at(1.0));
-    // The bound only says that it keeps up with sound; the figure depends on the machine.
-    assert!(at(0.5) < FRAME / 4, "{:?}", at(0.5));
 }
