@@ -1,11 +1,18 @@
-//! Micro benches of the per-unit host code at true sizes: what a unit costs beside the graphs.
+//! Micro benches of the host code at true sizes, the cached positions of the embedded model apart: what a unit costs beside the
+//! graphs.
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use duologue_audio::mel::{MelParams, StreamingMel, StreamingParams};
+use duologue_audio::opus::{ENCODER_FRAME, Encoder};
 use duologue_audio::{Pcm, resample};
+use duologue_engine::scheduler::{Kind, Ready, Scheduler};
+use duologue_model::vad::{self, VoiceDetector};
+use duologue_model::{Bundle, DeviceChoice, Llm, Runtime, RuntimeOptions};
 use duologue_session::{DecodeMode, Sampling, Scratch, TextSampler, TokenIds, Tokens};
 
 /// Width of the full model's logits.
@@ -91,5 +98,67 @@ fn sampler(c: &mut Criterion) {
     }
 }
 
-criterion_group!(micro, mel, resampling, sampler);
+/// What an engine thread asks between any two calls of a graph, with every slot of a full server ready.
+fn scheduler(c: &mut Criterion) {
+    let ready: Vec<Ready> = (0..32u64)
+        .map(|slot| Ready {
+            slot: slot as usize,
+            deadline: slot * 7919 % 32,
+            kind: if slot % 4 == 0 { Kind::Single } else { Kind::Step },
+        })
+        .collect();
+    let mut scheduler = Scheduler::default();
+    c.bench_function("scheduler/32 slots", |b| b.iter(|| scheduler.next(black_box(&ready).iter().copied())));
+}
+
+/// What WebRTC costs beside the reply: 20 ms of it as an Opus packet.
+fn encoding(c: &mut Criterion) {
+    let frame: Vec<i16> = (0..ENCODER_FRAME).map(|i| ((i as f32 * 0.05).sin() * 8000.0) as i16).collect();
+    let mut encoder = Encoder::new(10).expect("an encoder");
+    c.bench_function("opus/encode 20 ms", |b| {
+        b.iter(|| black_box(encoder.encode(black_box(&frame))).expect("20 ms is a frame"))
+    });
+}
+
+fn runtime() -> Runtime {
+    Runtime::load(&RuntimeOptions { library: None, device: DeviceChoice::Cpu, threads: 1 })
+        .expect("ONNX Runtime; `make build` brings it")
+}
+
+/// What listens beside the model: 32 ms of the user's sound.
+fn voice_detector(c: &mut Criterion) {
+    let file = vad::find(None).expect("the voice detector; `make vad` brings it");
+    let mut stream = VoiceDetector::load(&runtime(), &file).expect("its graph").stream();
+    let frame: Vec<f32> = (0..512).map(|i| (i as f32 * 0.05).sin() * 0.3).collect();
+    c.bench_function("voice detector/32 ms", |b| {
+        let mut heard = |frame| {
+            black_box(frame);
+        };
+        b.iter(|| stream.push(black_box(&frame), &mut heard).expect("it runs"))
+    });
+}
+
+/// The sliding window drops the oldest units: half of a thousand cached positions of the embedded model move to the front.
+fn compaction(c: &mut Criterion) {
+    const ROWS: usize = 1000;
+    let runtime = runtime();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/mini/bundle");
+    let bundle = Bundle::open(&folder).expect("the bundle in the repository");
+    let mut llm = Llm::load(&runtime, &bundle, 1).expect("its graphs");
+    c.bench_function("kv compaction/500 of 1000 rows", |b| {
+        b.iter_custom(|times| {
+            let mut took = Duration::ZERO;
+            for _ in 0..times {
+                let missing = ROWS - llm.len(0);
+                llm.prefill(0, &vec![0.1; missing * llm.hidden_size()]).expect("there is room");
+                let begin = Instant::now();
+                llm.remove(0, 0..ROWS / 2).expect("they are there");
+                took += begin.elapsed();
+            }
+            took
+        })
+    });
+}
+
+criterion_group!(micro, mel, resampling, sampler, encoding, scheduler, voice_detector, compaction);
 criterion_main!(micro);

@@ -41,7 +41,8 @@ def official_round(args) -> list[dict]:
     command = ["taskset", "-c", str(args.core), args.python, __file__, "--official-worker"]
     for name in ("code", "token2wav_code", "golden", "session"):
         command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread())
+    # What goes wrong is said on its own standard error.
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=one_thread())
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
@@ -73,7 +74,7 @@ def duologue_round(args, cores: list[int]) -> list[dict]:
         command = ["taskset", "-c", ",".join(map(str, cores))]
         command += [str(args.duologue), "replay", "--bundle", str(args.bundle)]
         command += ["--golden", str(args.golden / f"session_{args.session}"), "--out", out, "--threads", "1"]
-        subprocess.run(command, check=True, capture_output=True, text=True, env=one_thread())
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, text=True, env=one_thread())
         rows = []
         for line in (Path(out) / "timeline.jsonl").read_text().splitlines():
             event = json.loads(line)
@@ -106,7 +107,7 @@ def differing_units(rows: list[dict], recorded: list[dict], same_work: bool) -> 
 
 def medians(rows: list[dict], listen: bool) -> dict:
     chosen = [r for r in rows if r["is_listen"] == listen]
-    return {s: statistics.median(r[f"{s}_ms"] for r in chosen) for s in STAGES}
+    return {s: statistics.median(r[f"{s}_ms"] for r in chosen) for s in STAGES} if chosen else {}
 
 
 def main() -> int:
@@ -132,8 +133,10 @@ def main() -> int:
 
     recorded, rounds = recording(args), []
     for number in range(args.rounds):
-        official, alone = official_round(args), duologue_round(args, [args.core])
-        beside = duologue_round(args, [args.core, args.beside])
+        # Who goes first changes with every round, as the machine may cool or fill up.
+        official = official_round(args) if number % 2 == 0 else None
+        alone, beside = duologue_round(args, [args.core]), duologue_round(args, [args.core, args.beside])
+        official = official or official_round(args)
         for program, rows in (("the official code", official), ("duologue", alone), ("duologue", beside)):
             if differing := differing_units(rows, recorded, args.same_work and program == "duologue"):
                 print(
@@ -145,7 +148,11 @@ def main() -> int:
         rounds.append({"official": official, "duologue": ours})
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr)
 
+    if args.json:
+        args.json.write_text(json.dumps(rounds))
     for listen in (False, True):
+        if not any(unit["is_listen"] == listen for unit in recorded):
+            continue
         per_round = [(medians(r["official"], listen), medians(r["duologue"], listen)) for r in rounds]
         print(f"\n{'listen' if listen else 'speak'} unit, median ms (min..max over {len(rounds)} rounds)")
         print(f"{'stage':10} {'official':>24} {'duologue':>24} {'ratio':>20}")
@@ -156,8 +163,6 @@ def main() -> int:
             ratio = [x / y for x, y in zip(a, b, strict=True)]
             cell = lambda v: f"{statistics.median(v):.2f} ({min(v):.2f}..{max(v):.2f})"  # noqa: E731
             print(f"{stage:10} {cell(a):>24} {cell(b):>24} {cell(ratio):>20}")
-    if args.json:
-        args.json.write_text(json.dumps(rounds))
     return 0
 
 

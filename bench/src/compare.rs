@@ -2,16 +2,18 @@
 //!
 //! **The rule.** A figure has changed when all of this is true:
 //! 1. the rank test ([`rank_test`]) gives the difference of all values a probability below 0.01;
-//! 2. the ranges of the runs' medians do not overlap. The rank test takes values for independent, but those of a run share the
-//!    machine's mood; a difference no larger than that between runs of the same program is no change. With one run a side
-//!    this says nothing, and the comparison says so;
+//! 2. the ranges of the runs' medians are further apart than either is wide. The rank test takes values for independent, but those
+//!    of a run share the machine's mood; a difference no larger than that between runs of the same program is no change. With
+//!    fewer than three runs a side this says little, and the comparison says so;
 //! 3. the medians are more than 2 % apart.
 //!
-//! A count has changed when no run of one side has as few as some run of the other. Of everything here less is better.
+//! A count has changed when no run of one side has as few as some run of the other; with one run a side it cannot be told. Of
+//! everything here less is better. What the second report lacks is missing, which is no better than worse.
 
 use serde::{Deserialize, Serialize};
 
 use crate::client::Transport;
+use crate::environment::ServerFacts;
 use crate::metric::{Metric, Unit};
 use crate::report::{Report, ScenarioResult};
 use crate::scenario::Load;
@@ -19,6 +21,8 @@ use crate::statistics::{Sample, Summary, rank_test};
 
 /// Above this probability a difference is chance.
 const CHANCE: f64 = 0.01;
+/// Fewest runs a side whose spread means something.
+const RUNS: usize = 3;
 /// Medians this near are alike, whatever the tests say.
 const ALIKE: f64 = 0.02;
 
@@ -58,24 +62,26 @@ pub struct Change {
 pub struct Comparison {
     /// Every figure that both have.
     pub changes: Vec<Change>,
-    /// What makes them less comparable: other machines, scenarios that were edited, single runs.
+    /// What only the first report has.
+    pub missing: Vec<String>,
+    /// What makes them less comparable: other machines, scenarios that were edited, few runs.
     pub doubts: Vec<String>,
 }
 
 impl Comparison {
-    /// A figure got worse.
+    /// A figure got worse, or is not there any more.
     pub fn regressed(&self) -> bool {
-        self.changes.iter().any(|change| change.verdict == Verdict::Worse)
+        !self.missing.is_empty() || self.changes.iter().any(|change| change.verdict == Verdict::Worse)
     }
 }
 
 /// Compares two reports figure by figure.
 pub fn compare(before: &Report, after: &Report) -> Comparison {
-    let mut comparison = Comparison { changes: vec![], doubts: environments(before, after) };
+    let mut comparison = Comparison { doubts: environments(before, after), ..Comparison::default() };
     for old in &before.results {
         let place = format!("{} over {}", old.name, old.transport);
         let Some(new) = after.results.iter().find(|new| new.name == old.name && new.transport == old.transport) else {
-            comparison.doubts.push(format!("{place} is in the first report only"));
+            comparison.missing.push(place);
             continue;
         };
         // Gates judge; they change nothing of what is measured.
@@ -83,12 +89,34 @@ pub fn compare(before: &Report, after: &Report) -> Comparison {
         if said(old) != said(new) {
             comparison.doubts.push(format!("{place}: the scenarios differ"));
         }
-        if old.runs.min(new.runs) < 2 {
-            comparison.doubts.push(format!("{place}: one run a side cannot tell a change from the machine's mood"));
+        if old.runs.min(new.runs) < RUNS {
+            let doubt = format!("{place}: fewer than {RUNS} runs a side hardly tell a change from the machine's mood");
+            comparison.doubts.push(doubt);
         }
-        for &load in old.loads.iter().filter(|load| new.loads.contains(load)) {
-            let changes = Metric::ALL.iter().filter_map(|&metric| change(old, new, load, metric));
-            comparison.changes.extend(changes);
+        for &load in &old.loads {
+            if !new.loads.contains(&load) {
+                comparison.missing.push(format!("{place}, {load}"));
+                continue;
+            }
+            for &metric in Metric::ALL {
+                let (a, b) = (metric.samples(&old.rows, load), metric.samples(&new.rows, load));
+                match (Summary::of(&a), Summary::of(&b)) {
+                    (Some(before), Some(after)) => comparison.changes.push(Change {
+                        scenario: old.name.clone(),
+                        transport: old.transport,
+                        load,
+                        metric,
+                        before,
+                        after,
+                        verdict: judge(metric.unit(), &a, &b),
+                    }),
+                    // No gap any more is no loss.
+                    (Some(_), None) if !metric.zero_if_absent() => {
+                        comparison.missing.push(format!("{metric} of {place}, {load}"));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
     comparison
@@ -107,20 +135,28 @@ fn environments(before: &Report, after: &Report) -> Vec<String> {
     if a.server.in_process != b.server.in_process {
         doubts.push("one server ran in the bench's process, the other did not".to_owned());
     }
+    let settings = |report: &Report| ServerFacts { address: String::new(), ..report.environment.server.clone() };
+    if a.server.in_process && b.server.in_process && settings(before) != settings(after) {
+        doubts.push("the servers' ONNX Runtime, device, threads, places or voice detectors differ".to_owned());
+    }
+    if let Some(busy) = [a, b].into_iter().filter_map(|side| side.load_before).reduce(f64::max)
+        && busy > 0.5 * a.cores as f64
+    {
+        doubts.push(format!("a machine was not idle before (load {busy:.1})"));
+    }
     doubts
-}
-
-fn change(old: &ScenarioResult, new: &ScenarioResult, load: Load, metric: Metric) -> Option<Change> {
-    let (a, b) = (metric.samples(&old.rows, load), metric.samples(&new.rows, load));
-    let (before, after) = (Summary::of(&a)?, Summary::of(&b)?);
-    let (scenario, transport) = (old.name.clone(), old.transport);
-    Some(Change { scenario, transport, load, metric, before, after, verdict: judge(metric.unit(), &a, &b) })
 }
 
 /// See the module; `Same` without values on a side.
 fn judge(unit: Unit, a: &[Sample], b: &[Sample]) -> Verdict {
     let (Some(before), Some(after)) = (Summary::of(a), Summary::of(b)) else { return Verdict::Same };
-    let apart = before.p50_of_runs[1] < after.p50_of_runs[0] || after.p50_of_runs[1] < before.p50_of_runs[0];
+    let [[low, high], [new_low, new_high]] = [before.p50_of_runs, after.p50_of_runs];
+    let between = (new_low - high).max(low - new_high);
+    let single = |samples: &[Sample]| samples.iter().all(|sample| sample.run == samples[0].run);
+    let apart = match unit {
+        Unit::Count => between > 0.0 && !(single(a) && single(b)),
+        _ => between > (high - low).max(new_high - new_low),
+    };
     let values = |samples: &[Sample]| samples.iter().map(|sample| sample.value).collect::<Vec<_>>();
     let beyond_noise = unit == Unit::Count || {
         let far = (after.p50 - before.p50).abs() > ALIKE * before.p50.abs().max(after.p50.abs());
@@ -137,6 +173,9 @@ impl std::fmt::Display for Comparison {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for doubt in &self.doubts {
             writeln!(out, "note: {doubt}")?;
+        }
+        for missing in &self.missing {
+            writeln!(out, "MISSING from the second report: {missing}")?;
         }
         let mut place = String::new();
         for change in &self.changes {
@@ -197,6 +236,20 @@ mod tests {
         let a = runs(&[vec![100.0; 30], vec![140.0; 30]]);
         let b = runs(&[vec![120.0; 30], vec![150.0; 30]]);
         assert_eq!(judge(Unit::Milliseconds, &a, &b), Verdict::Same);
+    }
+
+    #[test]
+    fn a_gap_between_ranges_must_be_wider_than_they_are() {
+        let a = runs(&[vec![100.0; 30], vec![110.0; 30], vec![105.0; 30]]);
+        let near = runs(&[vec![115.0; 30], vec![120.0; 30], vec![118.0; 30]]);
+        let far = runs(&[vec![125.0; 30], vec![130.0; 30], vec![128.0; 30]]);
+        assert_eq!(judge(Unit::Milliseconds, &a, &near), Verdict::Same);
+        assert_eq!(judge(Unit::Milliseconds, &a, &far), Verdict::Worse);
+    }
+
+    #[test]
+    fn one_more_of_a_count_in_single_runs_says_nothing() {
+        assert_eq!(judge(Unit::Count, &runs(&[vec![0.0]]), &runs(&[vec![1.0]])), Verdict::Same);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use duologue_proto::live::{ClientEvent, Empty, Playback, ServerEvent, SessionConfig, SessionSnapshot};
+use duologue_proto::live::{
+    ClientEvent, Empty, InputFrameAppend, Playback, ServerEvent, SessionConfig, SessionSnapshot,
+};
+use duologue_proto::payload::Base64;
 use tokio::time::{sleep_until, timeout};
 
 use crate::client::{Client, Incoming, Target};
@@ -38,6 +41,8 @@ pub struct Conversation {
     pub connect: Duration,
     /// What the user said.
     pub said: Vec<Said>,
+    /// Interruptions that found no reply.
+    pub skipped: usize,
     /// What the server said, without the sound.
     pub events: Vec<(Duration, ServerEvent)>,
     /// What was heard.
@@ -48,6 +53,15 @@ pub struct Conversation {
     pub client_late: Duration,
 }
 
+/// What is shown to the model, again and again.
+#[derive(Debug, Clone, Copy)]
+pub struct Camera<'a> {
+    /// A JPEG or PNG file.
+    pub picture: &'a [u8],
+    /// Time between two.
+    pub every: Duration,
+}
+
 /// Talks until the speaker has said everything, or for `limit`.
 ///
 /// # Errors
@@ -56,6 +70,7 @@ pub async fn converse(
     target: &Target,
     session: SessionConfig,
     mut speaker: Speaker<'_>,
+    camera: Option<Camera<'_>>,
     limit: Option<Duration>,
 ) -> Result<Conversation, BenchError> {
     let asked = Instant::now();
@@ -63,7 +78,7 @@ pub async fn converse(
     let mut notes = Notes { player: client.player()?, said: Vec::new(), events: Vec::new() };
     let began = Instant::now();
     let mut late = Duration::ZERO;
-    let mut sent = 0;
+    let (mut sent, mut shown) = (0, 0);
     loop {
         // A packet leaves when its last sample was taken.
         let due = PACKET_TIME * (sent + 1);
@@ -73,6 +88,13 @@ pub async fn converse(
                 let now = began.elapsed();
                 late = late.max(now.saturating_sub(due));
                 notes.player.advance(now);
+                if let Some(Camera { picture, every }) = camera
+                    && now >= every * shown
+                {
+                    let image = Base64(picture.to_vec());
+                    client.send(ClientEvent::InputFrameAppend(InputFrameAppend { image })).await?;
+                    shown += 1;
+                }
                 let Some(packet) = speaker.next(notes.player.heard_for(now)) else { break };
                 let interrupts = speaker.interrupts();
                 client.say(&packet.samples).await?;
@@ -112,7 +134,8 @@ pub async fn converse(
     let Notes { player, said, events } = notes;
     let sounds = player.sounds().clone();
     let (connect, length) = (began - asked, PACKET_TIME * sent);
-    Ok(Conversation { started, connect, said, events, sounds, length, client_late: late })
+    let skipped = speaker.skipped();
+    Ok(Conversation { started, connect, said, skipped, events, sounds, length, client_late: late })
 }
 
 async fn report_head(client: &mut Client, head: Option<Playback>) -> Result<(), BenchError> {

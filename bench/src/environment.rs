@@ -16,7 +16,7 @@ pub struct Environment {
     pub command: String,
     /// Version of this program.
     pub version: String,
-    /// Commit of the folder it was started in, with `+` when files of it are changed.
+    /// Commit of the folder it was started in, not of the program, with `+` when files of it are changed.
     pub commit: Option<String>,
     /// The processor's name.
     pub cpu: Option<String>,
@@ -24,6 +24,9 @@ pub struct Environment {
     pub cores: usize,
     /// Memory of the machine.
     pub memory_gib: Option<f64>,
+    /// Its GPUs with their driver, as nvidia-smi names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// Kernel.
     pub kernel: Option<String>,
     /// Processes that ran or wanted to, on average over the minute before it began: the machine was not idle.
@@ -43,7 +46,8 @@ pub struct ServerFacts {
     pub address: String,
     /// Version of ONNX Runtime; only known in this process.
     pub onnxruntime: Option<String>,
-    /// Execution provider of every graph; only known in this process.
+    /// Execution provider of every graph but those that analyse a new voice, which always run on the CPU; only known in this
+    /// process.
     pub provider: Option<String>,
     /// Threads of each graph; only known in this process.
     pub threads: Option<usize>,
@@ -65,6 +69,7 @@ impl Environment {
             cpu: read("/proc/cpuinfo").and_then(|text| field(&text, "model name")),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: read("/proc/meminfo").and_then(|text| memory_gib(&text)),
+            gpu: gpu(),
             kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
             load_before: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
             server,
@@ -95,6 +100,12 @@ fn commit() -> Option<String> {
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
     let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
     Some(if changed { commit + "+" } else { commit })
+}
+
+fn gpu() -> Option<String> {
+    let query = ["--query-gpu=name,driver_version", "--format=csv,noheader"];
+    let output = Command::new("nvidia-smi").args(query).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; "))
 }
 
 /// The first line `name : value`.

@@ -7,7 +7,7 @@
 //! at_most_ms = 300        # figures that are no times have at_most
 //! sessions = 8            # only under this load; every load when missing
 //! ```
-//! A count is held against the worst run. A figure without values breaks its gate: nothing was shown.
+//! A count is held against the worst run. A figure without values breaks its gate, as nothing was shown; but no gap is a gap of 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,8 @@ impl Gate {
     /// Holds the values of its figure under a load against it.
     pub fn judge(&self, load: Load, samples: &[Sample]) -> Verdict {
         let values = sorted(samples.iter().map(|sample| sample.value));
-        let value = (!values.is_empty()).then(|| quantile(&values, self.share()));
+        let none = self.metric.zero_if_absent().then_some(0.0);
+        let value = if values.is_empty() { none } else { Some(quantile(&values, self.share())) };
         Verdict { gate: *self, load, value, holds: value.is_some_and(|value| value <= self.bound()) }
     }
 
@@ -139,6 +140,12 @@ mod tests {
     fn no_values_break_a_gate() {
         let verdict = gate(None, 1e9).judge(LOAD, &[]);
         assert!(!verdict.holds && verdict.to_string().contains("has no values"), "{verdict}");
+    }
+
+    #[test]
+    fn no_gap_is_the_best_gap() {
+        let gate = Gate { metric: Metric::Gap, ..gate(Some(1.0), 0.0) };
+        assert!(gate.judge(LOAD, &[]).holds && !gate.judge(LOAD, &samples(&[30.0])).holds);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::player::Sounds;
 use crate::resources::Usage;
 use crate::scenario::Load;
 
+/// The user's audio in a unit; the first one of a session is a little longer.
+pub const UNIT_MS: f64 = 1_000.0;
+
 /// Which conversation a row belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Place {
@@ -54,6 +57,10 @@ pub struct SessionRow {
     pub client_late_ms: f64,
     /// Units of user audio that the server dropped.
     pub dropped_units: u64,
+    /// Units of user audio that it neither finished nor dropped, though there was time.
+    pub unfinished_units: u64,
+    /// Interruptions that were not said, as there was no reply to interrupt.
+    pub skipped_interruptions: usize,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
@@ -79,6 +86,12 @@ pub struct UnitRow {
     pub unit_ms: f64,
     /// It took longer than its audio.
     pub missed: bool,
+    /// It was decided before an interruption; nothing of it is heard.
+    pub stale: bool,
+    /// Tokens that the LLM made.
+    pub tokens: u32,
+    /// Audio tokens.
+    pub codes: usize,
     /// Log-mel.
     pub mel_ms: f64,
     /// Audio encoder.
@@ -130,10 +143,9 @@ pub struct ReplyRow {
 }
 
 impl ReplyRow {
-    /// From the complete unit to the first audio at the client. `None` also when sound came before: a server that is far
-    /// behind says the rest of an earlier reply under this one's number.
+    /// From the complete unit to the first audio at the client.
     pub fn ttfb_ms(&self) -> Option<f64> {
-        Some(self.arrived_ms? - self.ready_ms).filter(|ms| *ms >= 0.0)
+        Some(self.arrived_ms? - self.ready_ms)
     }
 }
 
@@ -181,6 +193,8 @@ impl Rows {
             length_ms: ms(conversation.length),
             client_late_ms: ms(conversation.client_late),
             dropped_units: dropped_units(events),
+            unfinished_units: unfinished_units(conversation.length, events),
+            skipped_interruptions: conversation.skipped,
             failed: None,
             refused: false,
         });
@@ -200,6 +214,8 @@ impl Rows {
             length_ms: 0.0,
             client_late_ms: 0.0,
             dropped_units: 0,
+            unfinished_units: 0,
+            skipped_interruptions: 0,
             failed: (!refused).then_some(reason),
             refused,
         });
@@ -220,12 +236,19 @@ fn dropped_units(events: &Events) -> u64 {
     events.iter().map(|(_, event)| count(event)).sum()
 }
 
-/// Units that count: not those that were decided before an interruption and are never heard.
+/// How long a server may take for the last unit of a conversation, the jitter buffer in front of it included.
+const LAST_UNIT_MS: f64 = 1_500.0;
+
+/// What the user sent in whole units, long enough before the end, and nobody has heard of again.
+fn unfinished_units(sent: Duration, events: &Events) -> u64 {
+    let whole = ((ms(sent) - LAST_UNIT_MS) / UNIT_MS).floor().max(0.0) as u64;
+    whole.saturating_sub(units(events).count() as u64 + dropped_units(events))
+}
+
 fn units(events: &Events) -> impl Iterator<Item = (f64, &Unit)> {
-    events.iter().filter_map(|(at, event)| match event {
-        ServerEvent::Unit(unit) if !unit.stale => Some((ms(*at), unit)),
-        _ => None,
-    })
+    events
+        .iter()
+        .filter_map(|(at, event)| if let ServerEvent::Unit(unit) = event { Some((ms(*at), unit)) } else { None })
 }
 
 fn pieces(events: &Events) -> impl Iterator<Item = &Speech> {
@@ -249,6 +272,9 @@ fn unit_row(place: Place, at_ms: f64, unit: &Unit, speech: &BTreeMap<u64, Vec<&S
         ready_ms: at_ms - unit.unit_ms,
         unit_ms: unit.unit_ms,
         missed: unit.deadline_missed,
+        stale: unit.stale,
+        tokens: unit.tokens,
+        codes: pieces.iter().map(|piece| piece.codes).max().unwrap_or(0),
         mel_ms: unit.stages.mel_ms,
         apm_ms: unit.stages.apm_ms,
         vision_ms: unit.stages.vision_ms,
@@ -269,7 +295,7 @@ fn replies(place: Place, units: &[UnitRow], events: &Events, sounds: &Sounds) ->
         })
     };
     let mut firsts: BTreeMap<u64, &UnitRow> = BTreeMap::new();
-    for unit in units.iter().filter(|unit| unit.decision == Decision::Speak) {
+    for unit in units.iter().filter(|unit| unit.decision == Decision::Speak && !unit.stale) {
         firsts.entry(unit.turn).or_insert(unit);
     }
     let reply = |(&turn, unit): (&u64, &&UnitRow)| {
@@ -358,6 +384,18 @@ mod tests {
         );
         let found: Vec<_> = rows.iter().map(|row| (row.answered_by, row.ttfa_ms)).collect();
         assert_eq!(found, [(Some(1), Some(300.0)), (None, None), (Some(2), Some(1_000.0))]);
+    }
+
+    #[test]
+    fn a_server_that_goes_silent_has_not_finished_its_units() {
+        let dropped = |count| {
+            let event = duologue_proto::live::Dropped { what: DroppedKind::Unit, count };
+            vec![(Duration::ZERO, ServerEvent::Dropped(event))]
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!([0, 1, 2, 10].map(|sent| unfinished_units(seconds(sent), &[])), [0, 0, 0, 8]);
+        assert_eq!(unfinished_units(seconds(10), &dropped(5)), 3);
+        assert_eq!(unfinished_units(seconds(10), &dropped(9)), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use duologue_proto::timeline::Decision;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{ReplyRow, Rows, UnitRow};
+use crate::measure::{ReplyRow, Rows, UNIT_MS, UnitRow};
 use crate::scenario::Load;
 use crate::statistics::Sample;
 
@@ -83,8 +83,12 @@ metrics! {
     Prefill = "prefill", Milliseconds;
     /// LLM decode steps, sampling and the unit's end
     Generate = "generate", Milliseconds;
+    /// the same, by the tokens that the LLM made, of a unit that speaks
+    TokenTime = "token", Milliseconds;
     /// audio tokens, of a unit that speaks
     Tts = "tts", Milliseconds;
+    /// the same, by their number
+    CodeTime = "code", Milliseconds;
     /// flow matching, of a unit that speaks
     Flow = "flow", Milliseconds;
     /// vocoder, of a unit that speaks
@@ -93,19 +97,25 @@ metrics! {
     Gap = "gap", Milliseconds;
     /// first packet to the open session
     Connect = "connect", Milliseconds;
+    /// how late a client was at worst, by the bench's own fault: far from 0, this machine has measured itself
+    ClientLate = "client_late", Milliseconds;
     /// resident memory of this process
     Memory = "memory", Mebibytes;
     /// processor time of this process
     Cpu = "cpu", Percent;
+    /// memory of the machine's first GPU in use
+    GpuMemory = "gpu_memory", Mebibytes;
+    /// share of the time in which it ran a kernel
+    Gpu = "gpu", Percent;
     /// gaps
     Gaps = "gaps", Count;
-    /// units that were not finished within their length
+    /// units that were not finished within their length, those that never were among them
     MissedDeadlines = "missed_deadlines", Count;
     /// units of user audio that the server dropped
     DroppedUnits = "dropped_units", Count;
     /// things said that no reply followed
     Unanswered = "unanswered", Count;
-    /// interruptions that did not stop the reply
+    /// interruptions that did not stop a reply, as it went on or there was none
     NotStopped = "not_stopped", Count;
     /// replies before the user had said anything
     Uncalled = "uncalled", Count;
@@ -137,9 +147,21 @@ impl Metric {
             Self::Vision => units(rows, load, |row| (row.vision_ms > 0.0).then_some(row.vision_ms)),
             Self::Prefill => units(rows, load, |row| Some(row.prefill_ms)),
             Self::Generate => units(rows, load, |row| Some(row.generate_ms)),
-            Self::Tts => units(rows, load, |row| speaks(row).then_some(row.tts_ms)),
-            Self::Flow => units(rows, load, |row| speaks(row).then_some(row.flow_ms)),
-            Self::Hift => units(rows, load, |row| speaks(row).then_some(row.hift_ms)),
+            Self::TokenTime => units(rows, load, |row| {
+                (speaks(row) && row.tokens > 0).then(|| row.generate_ms / f64::from(row.tokens))
+            }),
+            Self::Tts => units(rows, load, |row| sounds(row).then_some(row.tts_ms)),
+            Self::CodeTime => {
+                units(rows, load, |row| (sounds(row) && row.codes > 0).then(|| row.tts_ms / row.codes as f64))
+            }
+            Self::Flow => units(rows, load, |row| sounds(row).then_some(row.flow_ms)),
+            Self::Hift => units(rows, load, |row| sounds(row).then_some(row.hift_ms)),
+            Self::ClientLate => of(
+                &rows.sessions,
+                load,
+                |row| (row.place.load, row.place.run),
+                |row| (row.failed.is_none() && !row.refused).then_some(row.client_late_ms),
+            ),
             Self::Connect => of(
                 &rows.sessions,
                 load,
@@ -148,8 +170,19 @@ impl Metric {
             ),
             Self::Memory => of(&rows.usage, load, |row| (row.load, row.run), |row| [row.usage.resident_mib]),
             Self::Cpu => of(&rows.usage, load, |row| (row.load, row.run), |row| row.usage.cpu_percent),
+            Self::GpuMemory => {
+                of(&rows.usage, load, |row| (row.load, row.run), |row| row.usage.gpu.map(|gpu| gpu.used_mib))
+            }
+            Self::Gpu => {
+                of(&rows.usage, load, |row| (row.load, row.run), |row| row.usage.gpu.map(|gpu| gpu.busy_percent))
+            }
             _ => self.counts(rows, load),
         }
+    }
+
+    /// Without values it is 0, and not unknown: nothing of the kind has happened.
+    pub(crate) fn zero_if_absent(self) -> bool {
+        self == Self::Gap
     }
 
     /// Real-time factor of a computation under a load: all its time by all the audio it covers, which is the user's for what
@@ -157,7 +190,7 @@ impl Metric {
     pub fn rtf(self, rows: &Rows, load: Load) -> Option<f64> {
         let sum = |samples: Vec<Sample>| samples.iter().map(|sample| sample.value).sum::<f64>();
         let audio_ms = match self {
-            Self::Tts | Self::Flow | Self::Hift => sum(units(rows, load, |row| Some(row.sound_ms))),
+            Self::Tts | Self::Flow | Self::Hift => sum(units(rows, load, |row| sounds(row).then_some(row.sound_ms))),
             Self::UnitTime | Self::Mel | Self::Apm | Self::Vision | Self::Prefill | Self::Generate => {
                 sum(units(rows, load, |_| Some(UNIT_MS)))
             }
@@ -184,6 +217,8 @@ impl Metric {
             }
             runs[run].value += match self {
                 Self::DroppedUnits => row.dropped_units as f64,
+                Self::MissedDeadlines => row.unfinished_units as f64,
+                Self::NotStopped => row.skipped_interruptions as f64,
                 Self::Failed => f64::from(row.failed.is_some()),
                 Self::Refused => f64::from(row.refused),
                 _ => 0.0,
@@ -196,11 +231,13 @@ impl Metric {
     }
 }
 
-/// The user's audio in a unit; the first one of a session is a little longer.
-const UNIT_MS: f64 = 1_000.0;
-
 fn speaks(row: &UnitRow) -> bool {
     row.decision == Decision::Speak
+}
+
+/// All of its sound was made.
+fn sounds(row: &UnitRow) -> bool {
+    speaks(row) && !row.stale
 }
 
 /// Nobody had said anything when the model began to speak.

@@ -21,13 +21,19 @@ use crate::scenario::{Load, Scenario, ScenarioFile};
 use crate::statistics::Summary;
 
 /// Number of the JSON form; another one is refused.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
+
+/// Clients that are later than a packet by their own fault spoil what they measure.
+const CLIENT_LATE_MS: f64 = 20.0;
 
 /// Everything of one call of `duologue bench`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORM`].
     pub form: u32,
+    /// What must be known before a figure is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
     /// Where it was measured.
     pub environment: Environment,
     /// One for each scenario and transport.
@@ -95,6 +101,30 @@ impl ScenarioResult {
 }
 
 impl Report {
+    /// A report without results.
+    pub fn new(environment: Environment) -> Self {
+        Self { form: FORM, notices: vec![], environment, results: vec![] }
+    }
+
+    /// Adds a result and what must be known of it.
+    pub fn add(&mut self, result: ScenarioResult) {
+        let place = format!("{} over {}", result.name, result.transport);
+        if let Some(schedule) = &result.scenario.session.schedule {
+            let notice = format!(
+                "forced schedule {schedule} in {place}: the model speaks when it is told to, not when it chooses"
+            );
+            self.notices.push(notice);
+        }
+        let late = Metric::ClientLate;
+        let latest = result.loads.iter().filter_map(|&load| result.figure(late, load)).map(|figure| figure.summary.max);
+        if let Some(latest) = latest.reduce(f64::max).filter(|latest| *latest > CLIENT_LATE_MS) {
+            let notice =
+                format!("{place}: clients were up to {latest:.0} ms late themselves, so this machine was measured too");
+            self.notices.push(notice);
+        }
+        self.results.push(result);
+    }
+
     /// A line for every gate that does not hold.
     pub fn broken_gates(&self) -> Vec<String> {
         let of = |result: &ScenarioResult| {

@@ -1,5 +1,6 @@
-//! Memory and processor time of this process, out of /proc.
+//! Memory and processor time of this process, out of /proc, and what nvidia-smi says of a GPU.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,12 +17,25 @@ pub struct Usage {
     pub resident_mib: f64,
     /// Processor time since the look before, in percent of one core; `None` at the first one.
     pub cpu_percent: Option<f64>,
+    /// The machine's first GPU, by all processes; `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuUsage>,
+}
+
+/// What a GPU is used.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct GpuUsage {
+    /// Memory in use, MiB.
+    pub used_mib: f64,
+    /// Share of the time in which a kernel ran, percent.
+    pub busy_percent: f64,
 }
 
 /// Looks again and again. Sees nothing where there is no /proc.
 #[derive(Debug, Default)]
 pub struct Meter {
     before: Option<(Instant, f64)>,
+    without_gpu: bool,
 }
 
 impl Meter {
@@ -32,8 +46,22 @@ impl Meter {
             .before
             .replace((now, seconds))
             .map(|(then, before)| 100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3));
-        Some(Usage { resident_mib: resident_now_mib()?, cpu_percent })
+        let gpu = if self.without_gpu { None } else { gpu_now(0) };
+        self.without_gpu = gpu.is_none();
+        Some(Usage { resident_mib: resident_now_mib()?, cpu_percent, gpu })
     }
+}
+
+/// Looks at a GPU; `None` without one, or without nvidia-smi.
+pub fn gpu_now(ordinal: u32) -> Option<GpuUsage> {
+    let query = ["--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits", "-i"];
+    let output = Command::new("nvidia-smi").args(query).arg(ordinal.to_string()).output().ok()?;
+    gpu_usage(&String::from_utf8(output.stdout).ok()?)
+}
+
+fn gpu_usage(text: &str) -> Option<GpuUsage> {
+    let (used, busy) = text.trim().split_once(',')?;
+    Some(GpuUsage { used_mib: used.trim().parse().ok()?, busy_percent: busy.trim().parse().ok()? })
 }
 
 /// Processor time of this process so far; `None` where there is no /proc.
@@ -68,5 +96,11 @@ mod tests {
         let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 4 0 1 1 1";
         assert_eq!(cpu_seconds(stat), Some(3.0));
         assert_eq!((resident_mib(""), cpu_seconds("7 (x) S 1")), (None, None));
+    }
+
+    #[test]
+    fn nvidia_smi_is_read() {
+        assert_eq!(gpu_usage("20480, 37\n"), Some(GpuUsage { used_mib: 20_480.0, busy_percent: 37.0 }));
+        assert_eq!(gpu_usage("[N/A], 37"), None);
     }
 }

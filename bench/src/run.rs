@@ -3,15 +3,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use duologue_proto::forced_schedule::ForcedSchedule;
 use duologue_proto::live::{BundleInfo, SamplingOverrides, SessionConfig, SessionExtension};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, sleep_until};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{interval, sleep, sleep_until, timeout};
 
 use crate::client::Target;
-use crate::conversation::{Conversation, converse};
+use crate::conversation::{Camera, Conversation, converse};
 use crate::error::BenchError;
 use crate::measure::{Place, Rows, UsageRow};
 use crate::resources::{INTERVAL, Meter};
@@ -20,6 +21,8 @@ use crate::user::Speaker;
 
 /// Sessions of a closed loop begin within this time, so that their units do not end together.
 const STAGGER: Duration = Duration::from_secs(1);
+/// A conversation that takes so much longer than its script, places in the queue included, has a server that hangs.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a scenario came to.
 #[derive(Debug)]
@@ -139,9 +142,17 @@ async fn talk(
     let number = ((place.run as u64) << 32) | place.session as u64;
     let mut random = ChaCha8Rng::seed_from_u64(scenario.file.seed);
     random.set_stream(number);
-    let speaker = Speaker::new(&scenario, &mut random);
+    let mut speaker = Speaker::new(&scenario, &mut random);
+    let script = Duration::from_secs_f64(scenario.seconds());
+    if matches!(place.load, Load::Sessions(count) if count > 1) {
+        // So many at once until the last one is done.
+        speaker = speaker.staying(script);
+    }
     let session = wishes(&scenario, scenario.file.seed.wrapping_add(number));
-    converse(&target, session, speaker, limit).await
+    let every = scenario.file.camera.as_ref().map_or(Duration::ZERO, |camera| Duration::from_secs_f64(camera.every_s));
+    let camera = scenario.picture.as_ref().map(|picture| Camera { picture, every });
+    let late = |_| BenchError::session("talking", format!("not over after {} s", (script + PATIENCE).as_secs()));
+    timeout(script + PATIENCE, converse(&target, session, speaker, camera, limit)).await.map_err(late)?
 }
 
 fn wishes(scenario: &Scenario, seed: u64) -> SessionConfig {
@@ -149,9 +160,16 @@ fn wishes(scenario: &Scenario, seed: u64) -> SessionConfig {
     // What a client in JavaScript could say as well.
     let seed = Some(seed % (1 << 53));
     let sampling = SamplingOverrides { greedy: wishes.greedy.then_some(true), seed, ..SamplingOverrides::default() };
+    let schedule = wishes.schedule().expect("scenarios are checked when read. This is a bug.");
+    let forced_schedule = schedule.map(|schedule| ForcedSchedule {
+        listen: schedule.listen,
+        speak: schedule.speak,
+        tokens: schedule.tokens as u32,
+        codes: schedule.codes as u32,
+    });
     SessionConfig {
         instructions: wishes.instructions.clone(),
-        duologue: Some(SessionExtension { sampling: Some(sampling), ..SessionExtension::default() }),
+        duologue: Some(SessionExtension { sampling: Some(sampling), forced_schedule, ..SessionExtension::default() }),
         ..SessionConfig::default()
     }
 }
@@ -172,7 +190,10 @@ impl Watch {
             let mut looks = interval(INTERVAL);
             loop {
                 looks.tick().await;
-                let Some(usage) = meter.look() else { return };
+                // A GPU is asked by a program, which takes its time.
+                let looked = spawn_blocking(move || (meter.look(), meter)).await;
+                let Ok((Some(usage), next)) = looked else { return };
+                meter = next;
                 seen.lock().expect("nobody panics with it").push(UsageRow { load, run, usage });
             }
         });
@@ -200,7 +221,7 @@ mod tests {
 
     fn scenario(load: &str) -> Scenario {
         let file = ScenarioFile::parse(&format!("about = \"x\"\n{load}\n[[user]]\nquiet_s = 1.0\n")).unwrap();
-        Scenario { name: "x".into(), file, lines: vec![None] }
+        Scenario { name: "x".into(), file, lines: vec![None], picture: None }
     }
 
     #[test]

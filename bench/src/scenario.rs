@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use duologue_session::Schedule;
+
 use crate::error::BenchError;
 use crate::gates::Gate;
 use crate::voice::{Line, Phone};
@@ -16,6 +18,8 @@ use crate::voice::{Line, Phone};
 const LONGEST_S: f64 = 3_600.0;
 /// Most sessions at once and most runs: far beyond any machine, near enough to catch a slip.
 const MOST: usize = 10_000;
+/// A camera is no video: the demo's page sends a picture a second.
+const LEAST_CAMERA_S: f64 = 0.1;
 
 /// A scenario, checked, with its sound.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub struct Scenario {
     pub file: ScenarioFile,
     /// One for each of the file's `user` entries.
     pub lines: Vec<Option<Line>>,
+    /// The file of the camera's picture.
+    pub picture: Option<Vec<u8>>,
 }
 
 /// The file.
@@ -52,6 +58,9 @@ pub struct ScenarioFile {
     /// How many sessions there are; one when missing.
     #[serde(default)]
     pub load: LoadPlan,
+    /// What the model is shown; nothing when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub camera: Option<CameraFile>,
     /// What the user says, in this order.
     pub user: Vec<UserEntry>,
     /// What the figures must reach.
@@ -70,8 +79,32 @@ pub struct SessionWishes {
     /// System prompt; the bundle's when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<String>,
-    /// The model always takes its best token, so that every run hears the same words.
+    /// The model always takes its best token.
     pub greedy: bool,
+    /// When the model listens and speaks, in its place; the server must allow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+}
+
+impl SessionWishes {
+    /// The forced schedule, read.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn schedule(&self) -> Result<Option<Schedule>, String> {
+        let read = |text: &String| text.parse().map_err(|error| format!("session.schedule: {error}"));
+        self.schedule.as_ref().map(read).transpose()
+    }
+}
+
+/// A picture that a camera shows all the time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CameraFile {
+    /// JPEG or PNG, relative to the scenario's file.
+    pub picture: PathBuf,
+    /// Seconds from one to the next.
+    pub every_s: f64,
 }
 
 /// How many sessions there are.
@@ -161,7 +194,12 @@ impl Scenario {
         };
         let lines = file.user.iter().map(line).collect::<Result<_, String>>().map_err(refuse)?;
         let name = path.file_stem().map_or_else(|| "scenario".into(), |stem| stem.to_string_lossy().into_owned());
-        Ok(Self { name, file, lines })
+        let read = |camera: &CameraFile| {
+            let path = folder.join(&camera.picture);
+            std::fs::read(&path).map_err(|error| refuse(format!("camera.picture: {}: {error}", path.display())))
+        };
+        let picture = file.camera.as_ref().map(read).transpose()?;
+        Ok(Self { name, file, lines, picture })
     }
 
     /// The loads, in order.
@@ -218,6 +256,13 @@ impl ScenarioFile {
         whole("runs", self.runs)?;
         seconds("warm_up_s", self.warm_up_s)?;
         self.load.check()?;
+        self.session.schedule()?;
+        if let Some(camera) = &self.camera {
+            seconds("camera.every_s", camera.every_s)?;
+            if camera.every_s < LEAST_CAMERA_S {
+                return Err(format!("camera.every_s: {} is below {LEAST_CAMERA_S} seconds", camera.every_s));
+            }
+        }
         for (index, entry) in self.user.iter().enumerate() {
             entry.check().map_err(|reason| format!("user[{index}].{reason}"))?;
         }
@@ -237,6 +282,9 @@ impl LoadPlan {
     fn check(&self) -> Result<(), String> {
         for &count in &self.sessions {
             whole("load.sessions", count)?;
+        }
+        if let Some(twice) = self.sessions.iter().enumerate().find(|(at, count)| self.sessions[..*at].contains(count)) {
+            return Err(format!("load.sessions: {} stands there twice", twice.1));
         }
         match (self.arrivals_per_minute, self.arrivals_s) {
             (None, None) => Ok(()),
@@ -304,7 +352,7 @@ mod tests {
     fn the_least_scenario_is_one_silent_session() {
         let file = ScenarioFile::parse(LEAST).unwrap();
         assert_eq!((file.runs, file.seed, file.user[0].repeat), (1, 0, 1));
-        let scenario = Scenario { name: "x".into(), file, lines: vec![None] };
+        let scenario = Scenario { name: "x".into(), file, lines: vec![None], picture: None };
         assert_eq!(scenario.loads(), [Load::Sessions(1)]);
         assert_eq!((scenario.most_sessions(), scenario.seconds()), (1, 1.0));
     }
@@ -319,6 +367,9 @@ mod tests {
             ("about = \"x\"\n[[user]]\nquiet_s = nan", "user[0].quiet_s: NaN"),
             ("about = \"x\"\n[[user]]\nquiet_s = 1.0\nfrom_s = 1.0", "user[0].wav: missing"),
             ("about = \"x\"\n[[user]]\nwav = \"a\"\nquiet_s = 1.0\nfrom_s = 2.0\nto_s = 1.0", "user[0].to_s: 1"),
+            ("about = \"x\"\n[session]\nschedule = \"listen=1\"\n[[user]]\nquiet_s = 1.0", "session.schedule: "),
+            ("about = \"x\"\n[camera]\npicture = \"a\"\nevery_s = 0.0\n[[user]]\nquiet_s = 1.0", "camera.every_s: 0"),
+            ("about = \"x\"\n[load]\nsessions = [8, 8]\n[[user]]\nquiet_s = 1.0", "load.sessions: 8 stands"),
             ("about = \"x\"\n[load]\nsessions = [1, 0]\n[[user]]\nquiet_s = 1.0", "load.sessions: 0"),
             ("about = \"x\"\n[load]\narrivals_per_minute = 3.0\n[[user]]\nquiet_s = 1.0", "load.arrivals_s"),
             (
@@ -360,6 +411,6 @@ mod tests {
             names.push(scenario.name);
         }
         names.sort();
-        assert_eq!(names, ["arrivals", "barge_in", "load", "long_talk", "phone", "short_questions", "silence"]);
+        assert_eq!(names, ["arrivals", "barge_in", "load", "long_talk", "omni", "phone", "short_questions", "silence"]);
     }
 }

@@ -48,6 +48,10 @@ pub struct Speaker<'a> {
     turns: VecDeque<Turn<'a>>,
     state: State,
     said: usize,
+    skipped: usize,
+    given: usize,
+    /// Packets at least: who has said everything stays and listens.
+    stays: usize,
 }
 
 #[derive(Debug)]
@@ -81,9 +85,20 @@ impl<'a> Speaker<'a> {
                 });
             }
         }
-        let mut speaker = Self { turns, state: State::Quiet(0), said: 0 };
+        let mut speaker = Self { turns, state: State::Quiet(0), said: 0, skipped: 0, given: 0, stays: 0 };
         speaker.begin();
         speaker
+    }
+
+    /// The same, who stays for so long at least, in silence if need be.
+    #[must_use]
+    pub fn staying(self, time: Duration) -> Self {
+        Self { stays: time.div_duration_f64(PACKET_TIME).ceil() as usize, ..self }
+    }
+
+    /// Interruptions that found nothing to interrupt and were not said.
+    pub fn skipped(&self) -> usize {
+        self.skipped
     }
 
     /// What the last packet belongs to interrupts a reply.
@@ -94,8 +109,11 @@ impl<'a> Speaker<'a> {
     /// The next 20 ms; `None` when all is said. `heard`: for how long the reply that sounds now has been heard.
     pub fn next(&mut self, heard: Option<Duration>) -> Option<Packet> {
         self.skip_quiet();
-        let Turn { line, interrupts, quiet_packets } = self.turns.front()?;
         let silence = Packet { samples: vec![0; PACKET], marks: vec![] };
+        self.given += 1;
+        let Some(Turn { line, interrupts, quiet_packets }) = self.turns.front() else {
+            return (self.given <= self.stays).then_some(silence);
+        };
         match &mut self.state {
             State::Quiet(left) => {
                 *left -= 1;
@@ -108,6 +126,7 @@ impl<'a> Speaker<'a> {
                     self.state = State::Saying(0);
                 } else if PACKET_TIME.as_secs_f64() * *packets as f64 >= wait_s {
                     // Nothing to interrupt: nothing is said.
+                    self.skipped += 1;
                     self.state = State::Quiet(*quiet_packets);
                 }
                 Some(silence)
@@ -166,7 +185,7 @@ mod tests {
     fn scenario(users: &str, line: &Line) -> Scenario {
         let file = ScenarioFile::parse(&format!("about = \"x\"\n{users}")).unwrap();
         let lines = file.user.iter().map(|entry| entry.wav.as_ref().map(|_| line.clone())).collect();
-        Scenario { name: "x".into(), file, lines }
+        Scenario { name: "x".into(), file, lines, picture: None }
     }
 
     fn line() -> Line {
@@ -200,11 +219,25 @@ mod tests {
         let line = line();
         let text = "[[user]]\nwav = \"a\"\nquiet_s = 0.1\ninterrupts = { after_s = 0.1, wait_s = 0.4 }\n";
         let scenario = scenario(text, &line);
+        let mut patient = Speaker::new(&scenario, &mut ChaCha8Rng::seed_from_u64(1));
+        while patient.next(None).is_some() {}
+        assert_eq!(patient.skipped(), 1);
         let in_vain = packets(&scenario, |_| None);
         assert_eq!((in_vain.len(), in_vain.iter().all(|packet| packet.marks.is_empty())), (20 + 5, true));
         let heard = packets(&scenario, |index| (index >= 4).then(|| PACKET_TIME * (index as u32 - 4)));
         let begins = heard.iter().position(|packet| !packet.marks.is_empty());
         assert_eq!((begins, heard.len()), (Some(10), 10 + 3 + 5));
+    }
+
+    #[test]
+    fn who_has_said_everything_stays() {
+        let line = line();
+        let scenario = scenario("[[user]]\nquiet_s = 0.1\n", &line);
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for (stays_ms, packets) in [(0, 5), (90, 5), (400, 20)] {
+            let mut speaker = Speaker::new(&scenario, &mut random).staying(Duration::from_millis(stays_ms));
+            assert_eq!(std::iter::from_fn(|| speaker.next(None)).count(), packets);
+        }
     }
 
     #[test]

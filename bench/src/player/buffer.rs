@@ -11,7 +11,7 @@ use super::{AUDIBLE, Sounds};
 const START_MS: usize = 70;
 /// The highest adapted delay.
 const MOST_MS: usize = 300;
-/// Delay added by a gap. The page takes it back after 10 s without one; no reply here lasts so long.
+/// Delay added by a gap. The page takes it back when it has played 10 s without one, this does not.
 const GAP_STEP_MS: usize = 25;
 /// Length of a fade out.
 const FADE_MS: usize = 5;
@@ -100,7 +100,11 @@ impl Buffer {
         self.queue.retain(|segment| segment.turn >= self.fence);
         self.buffered = self.queue.iter().map(|segment| segment.samples.len() - segment.offset).sum();
         self.held = false;
-        self.starved = self.starved.filter(|(starved, _)| *starved >= self.fence);
+        // It had run dry and never went on.
+        if let Some((turn, samples)) = self.starved.take_if(|(starved, _)| *starved < self.fence) {
+            let gap = Duration::from_secs_f64(samples as f64 / self.rate_hz as f64);
+            self.sounds.entry(turn).or_default().gaps.push(gap);
+        }
     }
 
     /// Pauses at once and keeps the queue.
@@ -327,6 +331,14 @@ mod tests {
         buffer.advance(ms(3_000));
         assert!(close(buffer.sounds()[&0].silent_at, 505), "{:?}", buffer.sounds()[&0]);
         assert_eq!(buffer.playing(), None);
+    }
+
+    #[test]
+    fn a_gap_that_an_interruption_ends_was_heard() {
+        let mut buffer = Buffer::new(RATE);
+        buffer.push(ms(0), 0, 0, sound(100));
+        buffer.flush(ms(500), 1);
+        assert_eq!(buffer.sounds()[&0].gaps, [ms(400)]);
     }
 
     #[test]

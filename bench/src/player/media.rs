@@ -24,8 +24,12 @@ pub struct Media {
     ticks: u32,
     /// The newest turn that began, and whether sound of it was made already.
     turn: Option<(u64, bool)>,
-    /// Nothing more of the turn is played: it was held or flushed, or is complete.
+    /// Nothing more of the turn is played: it was flushed.
     closed: bool,
+    /// It stands still since then.
+    held_at: Option<Duration>,
+    /// For how long it has stood still before.
+    held: Duration,
     sounds: Sounds,
     now: Duration,
 }
@@ -37,7 +41,16 @@ impl Media {
     /// When no decoder can be made.
     pub fn new() -> Result<Self, OpusError> {
         let uplink = Uplink::new()?;
-        Ok(Self { uplink, ticks: 0, turn: None, closed: false, sounds: Sounds::new(), now: Duration::ZERO })
+        Ok(Self {
+            uplink,
+            ticks: 0,
+            turn: None,
+            closed: false,
+            held_at: None,
+            held: Duration::ZERO,
+            sounds: Sounds::new(),
+            now: Duration::ZERO,
+        })
     }
 
     /// A packet arrived.
@@ -56,10 +69,12 @@ impl Media {
         match event {
             ServerEvent::Turn(turn) if turn.state == TurnState::Begin => {
                 self.turn = Some((turn.turn, false));
-                self.closed = false;
+                (self.closed, self.held_at, self.held) = (false, None, Duration::ZERO);
             }
             ServerEvent::Speech(speech) => self.speech(now, speech),
-            ServerEvent::Hold(_) | ServerEvent::Flush(_) => self.closed = true,
+            ServerEvent::Flush(_) => self.closed = true,
+            ServerEvent::Hold(_) => self.held_at = self.held_at.or(Some(now)),
+            ServerEvent::Unhold(_) => self.held += self.held_at.take().map_or(Duration::ZERO, |since| now - since),
             _ => {}
         }
     }
@@ -103,9 +118,10 @@ impl Media {
             *made |= *turn == speech.turn;
         }
         let sound = self.sounds.entry(speech.turn).or_default();
-        let Some(arrived_at) = sound.arrived_at.filter(|_| !self.closed) else { return };
+        // What is made while the reply stands still is in time.
+        let Some(arrived_at) = sound.arrived_at.filter(|_| !self.closed && self.held_at.is_none()) else { return };
         let paused: Duration = sound.gaps.iter().sum();
-        let due = arrived_at + paused + Duration::from_secs_f64(speech.start_ms / 1e3);
+        let due = arrived_at + paused + self.held + Duration::from_secs_f64(speech.start_ms / 1e3);
         if now > due {
             sound.gaps.push(now - due);
         }

@@ -179,8 +179,12 @@ struct Span {
 
 fn median_answer(result: &ScenarioResult) -> Option<(&SaidRow, &ReplyRow)> {
     let load = *result.loads.first()?;
-    let mut answered: Vec<&SaidRow> =
-        result.rows.said.iter().filter(|row| row.place.load == load && row.ttfa_ms.is_some()).collect();
+    let mut answered: Vec<&SaidRow> = result
+        .rows
+        .said
+        .iter()
+        .filter(|row| row.place.load == load && row.ttfa_ms.is_some() && !row.interrupts)
+        .collect();
     answered.sort_by(|a, b| a.ttfa_ms.partial_cmp(&b.ttfa_ms).expect("times are numbers. This is a bug."));
     let said = *answered.get(answered.len().saturating_sub(1) / 2)?;
     let of = |reply: &&ReplyRow| reply.place == said.place && Some(reply.turn) == said.answered_by;

@@ -18,6 +18,9 @@ pub fn html(report: &Report) -> String {
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Duologue bench</title>",
     );
     let _ = write!(out, "<style>{STYLE}</style><main><h1>Duologue bench</h1>");
+    for notice in &report.notices {
+        let _ = write!(out, "<p class=\"warning\">{}</p>", escaped(notice));
+    }
     if report.environment.bundle.as_ref().is_some_and(|bundle| bundle.random_weights) {
         out.push_str("<p class=\"warning\">The weights are random: what the model says is noise.</p>");
     }
@@ -34,16 +37,17 @@ fn environment(out: &mut String, environment: &Environment) {
     let Environment { server, bundle, .. } = environment;
     let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".to_owned());
     let machine = format!(
-        "{}, {} core(s), {}, Linux {}",
+        "{}, {} core(s), {}, {}Linux {}",
         known(&environment.cpu),
         environment.cores,
         environment.memory_gib.map_or_else(String::new, |gib| format!("{gib:.0} GiB")),
+        environment.gpu.as_ref().map_or_else(String::new, |gpu| format!("{gpu}, ")),
         known(&environment.kernel)
     );
     let place = if server.in_process { "in the bench's process".to_owned() } else { format!("at {}", server.address) };
     let mut told = vec![place];
     told.extend(server.onnxruntime.as_ref().map(|version| format!("ONNX Runtime {version}")));
-    told.extend(server.provider.as_ref().map(|provider| format!("every graph on {provider}")));
+    told.extend(server.provider.as_ref().map(|provider| format!("graphs on {provider}")));
     told.extend(server.threads.map(|threads| format!("{threads} thread(s) per graph")));
     told.extend(server.slots.map(|slots| format!("slots for {slots}")));
     told.extend(

@@ -9,7 +9,8 @@ use crate::scenario::Load;
 
 /// A report as text, with a line end at its end.
 pub fn table(report: &Report) -> String {
-    let mut out = environment(&report.environment);
+    let mut out: String = report.notices.iter().map(|notice| format!("{notice}\n")).collect();
+    out.push_str(&environment(&report.environment));
     for result in &report.results {
         let _ = write!(out, "\n{} over {}, {}", result.name, result.transport, runs(result.runs));
         let _ = writeln!(out, ": {}", result.scenario.about);
@@ -43,7 +44,8 @@ fn environment(environment: &Environment) -> String {
         let _ = write!(out, ", ONNX Runtime {version} on {provider}, {threads} thread(s) per graph");
     }
     let cpu = environment.cpu.clone().unwrap_or_else(unknown);
-    let _ = writeln!(out, "\nmachine  {cpu}, {} core(s)", environment.cores);
+    let gpu = environment.gpu.as_ref().map(|gpu| format!(", {gpu}")).unwrap_or_default();
+    let _ = writeln!(out, "\nmachine  {cpu}, {} core(s){gpu}", environment.cores);
     let commit = environment.commit.clone().unwrap_or_else(unknown);
     let load = environment.load_before.map(|load| format!(", load before {load:.1}")).unwrap_or_default();
     let _ = writeln!(out, "when     {}, commit {commit}{load}", environment.began);

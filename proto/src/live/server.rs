@@ -330,6 +330,8 @@ pub struct Speech {
     pub start_ms: f64,
     /// Samples at the model's output rate.
     pub samples: usize,
+    /// Audio tokens of the unit so far.
+    pub codes: usize,
     /// Where the time went.
     pub stages: SpeechStages,
     /// First of its turn.

@@ -2,8 +2,9 @@
 //!
 //! Only wires `duologue-bench` to a server: one that runs, or one that is started in this process for the occasion.
 
+use std::fs::OpenOptions;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use axum_server::Handle;
 use clap::{Args as ClapArgs, Subcommand};
 use duologue_bench::compare::compare;
 use duologue_bench::environment::{Environment, ServerFacts};
-use duologue_bench::report::{self, FORM, Report, ScenarioResult};
+use duologue_bench::report::{self, Report, ScenarioResult};
 use duologue_bench::run::{progress, run as run_scenario};
 use duologue_bench::{Endpoint, Scenario, Target, Transport};
 use duologue_transport::http::{self, AppState, metrics, tls};
@@ -110,9 +111,10 @@ fn measure(args: MeasureArgs) -> Result<bool> {
     ensure!(args.runs != Some(0), "--runs: nothing is measured in 0 runs");
     let scenarios = args.scenarios.iter().map(|path| Ok(Arc::new(Scenario::read(path)?)));
     let scenarios = scenarios.collect::<Result<Vec<_>>>()?;
-    // Found out now rather than after minutes.
+    // Found out now rather than after minutes; what is there stays until there is something better.
     for path in args.json.iter().chain(&args.html) {
-        std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.with_context(|| format!("cannot write {}", path.display()))?;
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (endpoint, facts) = match &args.server {
@@ -123,42 +125,69 @@ fn measure(args: MeasureArgs) -> Result<bool> {
         }
         None => {
             let sessions = scenarios.iter().map(|scenario| scenario.most_sessions()).max().unwrap_or(1);
-            tokio.block_on(start_server(args.config, sessions))?
+            let forced = scenarios.iter().any(|scenario| scenario.file.session.schedule.is_some());
+            tokio.block_on(start_server(&args.config, sessions, forced))?
         }
     };
     let transports = if args.transport.is_empty() { vec![Transport::Websocket] } else { args.transport };
     let environment = Environment::look(std::env::args(), args.key.as_deref(), facts);
-    let mut report = Report { form: FORM, environment, results: vec![] };
-    for scenario in &scenarios {
+    let mut report = Report::new(environment);
+    let mut failed = None;
+    'all: for scenario in &scenarios {
         for &transport in &transports {
             let target = Target { endpoint: endpoint.clone(), key: args.key.clone(), transport };
             let runs = args.runs.unwrap_or(scenario.file.runs);
             let bar = progress(scenario, &target, runs);
             let outcome = tokio.block_on(run_scenario(scenario, &target, runs, &bar));
             bar.finish_and_clear();
-            let outcome = outcome.with_context(|| scenario.name.clone())?;
-            report.environment.bundle = outcome.bundle.or(report.environment.bundle);
-            report.results.push(ScenarioResult::new(scenario, transport, runs, outcome.rows));
+            match outcome.with_context(|| format!("{} over {transport}", scenario.name)) {
+                Ok(outcome) => {
+                    report.environment.bundle = outcome.bundle.or(report.environment.bundle);
+                    report.add(ScenarioResult::new(scenario, transport, runs, outcome.rows));
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break 'all;
+                }
+            }
         }
     }
-    say!("{}", report::table(&report).trim_end());
-    if let Some(path) = &args.json {
-        report::write(path, &report)?;
+    // What was measured until then is not lost.
+    if !report.results.is_empty() {
+        leave(&report, args.json.as_deref(), args.html.as_deref())?;
     }
-    if let Some(path) = &args.html {
-        std::fs::write(path, report::html(&report)).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(error) = failed {
+        return Err(error);
     }
     let broken = report.broken_gates();
     broken.iter().for_each(|line| eprintln!("{line}"));
     Ok(broken.is_empty())
 }
 
+/// Prints a report and writes it where it is wanted.
+fn leave(report: &Report, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
+    say!("{}", report::table(report).trim_end());
+    if let Some(path) = json {
+        report::write(path, report)?;
+    }
+    if let Some(path) = html {
+        std::fs::write(path, report::html(report)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// A server on a free port of this machine, with room for so many sessions unless the configuration says otherwise.
-async fn start_server(mut args: ConfigArgs, sessions: usize) -> Result<(Endpoint, ServerFacts)> {
-    args.listen.get_or_insert_with(|| "127.0.0.1:0".to_owned());
-    args.slots.get_or_insert_with(|| sessions.to_string());
+async fn start_server(args: &ConfigArgs, sessions: usize, forced: bool) -> Result<(Endpoint, ServerFacts)> {
     let effective = args.load()?;
+    let (any_port, places) = (effective.is_default("listen"), effective.is_default("slots"));
     let mut config = effective.config;
+    if any_port {
+        config.listen.set_port(0);
+    }
+    if places {
+        config.slots = sessions;
+    }
+    config.bench.forced_schedules |= forced;
     ensure!(config.local(), "a server in this process listens on loopback only; start one and name it with --server");
     // Under the named load whatever happens: who is kept out is not measured.
     config.limits.calm_s = 0;

@@ -99,6 +99,11 @@ pub struct Effective {
 }
 
 impl Effective {
+    /// Nobody has set the field.
+    pub fn is_default(&self, field: &str) -> bool {
+        !self.sources.contains_key(field)
+    }
+
     /// What is no error and yet perhaps not what was meant, a line each.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.ignored.iter().map(|name| format!("environment variable {name} names no setting and is ignored"))

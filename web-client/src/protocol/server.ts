@@ -68,6 +68,7 @@ const EVENTS = {
     unit: number,
     start_ms: number,
     samples: number,
+    codes: number,
     stages: object({ tts_ms: number, flow_ms: number, hift_ms: number }),
     first: boolean,
     ttfb_ms: nullable(number),

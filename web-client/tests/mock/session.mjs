@@ -201,6 +201,7 @@ export class MockSession {
       unit: this.unit - 1,
       start_ms: start,
       samples: Math.round(seconds * RATE),
+      codes: Math.round(seconds * 25),
       stages: { tts_ms: 90, flow_ms: 60, hift_ms: 25 },
       first,
       ttfb_ms: first ? 310 + 40 * Math.sin(this.turn) : null,

@@ -30,7 +30,8 @@ pub struct UnitRow {
     session: usize,
     unit: usize,
     speaks: bool,
-    /// From the chunk's last sample to the finalized unit with its last audio.
+    /// From the chunk's last sample to the finalized unit with its last audio, the time that it waited for the unit before
+    /// included.
     unit_ms: f64,
     /// To the first samples of a reply, in its first unit.
     ttfb_ms: Option<f64>,
@@ -51,21 +52,30 @@ pub struct UnitRow {
     kv_tokens: usize,
 }
 
-/// Runs all sessions to their end. Their phases are spread evenly over a unit, as those of people are.
+/// Runs all sessions to their end. Their phases are spread evenly over a unit, as those of people are. `begun` is called when all
+/// are prepared.
 ///
 /// # Errors
 /// The first session that failed.
-pub fn run(engine: &Engine, config: &SessionConfig, options: &OpenOptions, pace: Pace) -> Result<Vec<UnitRow>> {
+pub fn run(
+    engine: &Engine,
+    config: &SessionConfig,
+    options: &OpenOptions,
+    pace: Pace,
+    begun: impl Fn() + Sync,
+) -> Result<Vec<UnitRow>> {
     let ready = Barrier::new(pace.sessions);
     thread::scope(|scope| {
         let sessions: Vec<_> = (0..pace.sessions)
             .map(|number| {
-                let ready = &ready;
+                let (ready, begun) = (&ready, &begun);
                 scope.spawn(move || -> Result<Vec<UnitRow>, EngineError> {
                     let config = SessionConfig { seed: pace.seed + number as u64, ..config.clone() };
                     let conversation = Conversation::begin(engine, &config, options.clone());
                     // A session that failed must not keep the others waiting.
-                    ready.wait();
+                    if ready.wait().is_leader() {
+                        begun();
+                    }
                     converse(engine, conversation?, number, pace)
                 })
             })
@@ -93,28 +103,36 @@ fn converse(
     for unit in 0..pace.warm_up + pace.units {
         let audio = (0..samples).map(|_| random.random_range(-NOISE..NOISE)).collect();
         thread::sleep(due.saturating_duration_since(Instant::now()));
+        let waited = due.elapsed();
         let replies = conversation.turn_open();
         let done = conversation.unit(UnitInput { audio, ..UnitInput::default() })?;
-        let row = row(&done, number, unit, !replies, chunk);
+        let row = row(&done, waited, number, unit, !replies, chunk);
         if unit >= pace.warm_up {
             rows.push(row);
         }
-        // A session that is late goes on from where it is: its backlog is not measured again with every unit.
-        due = (due + chunk).max(Instant::now());
+        // People go on talking: a session that is late stays late until it has caught up.
+        due += chunk;
     }
     Ok(rows)
 }
 
-fn row(done: &FinishedUnit, session: usize, unit: usize, opens_turn: bool, chunk: Duration) -> UnitRow {
+fn row(
+    done: &FinishedUnit,
+    waited: Duration,
+    session: usize,
+    unit: usize,
+    opens_turn: bool,
+    chunk: Duration,
+) -> UnitRow {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let timings = &done.report.timings;
     UnitRow {
         session,
         unit,
         speaks: done.report.end.speaks(),
-        unit_ms: ms(done.unit_time),
-        ttfb_ms: done.first_sound.filter(|_| opens_turn).map(ms),
-        missed: done.unit_time > chunk,
+        unit_ms: ms(waited + done.unit_time),
+        ttfb_ms: done.first_sound.filter(|_| opens_turn).map(|first| ms(waited + first)),
+        missed: waited + done.unit_time > chunk,
         mel_ms: ms(timings.mel),
         apm_ms: ms(timings.apm),
         prefill_ms: ms(timings.prefill),

@@ -1,12 +1,11 @@
 //! Memory and load of the machine while a run goes on.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use duologue_bench::resources::resident_now_mib;
+use duologue_bench::resources::{GpuUsage, gpu_now, resident_now_mib};
 use duologue_model::Device;
 use serde::Serialize;
 
@@ -41,10 +40,10 @@ impl MemoryWatch {
             while !stopped.load(Ordering::Relaxed) {
                 memory.rss_mib = memory.rss_mib.max(resident_now_mib().map_or(0, |mib| mib as u64));
                 if let Device::Cuda(ordinal) = device
-                    && let Some((used, percent)) = gpu(ordinal)
+                    && let Some(GpuUsage { used_mib, busy_percent }) = gpu_now(ordinal)
                 {
-                    memory.gpu_mib = memory.gpu_mib.max(Some(used));
-                    busy.extend((percent > 0.0).then_some(percent));
+                    memory.gpu_mib = memory.gpu_mib.max(Some(used_mib as u64));
+                    busy.extend((busy_percent > 0.0).then_some(busy_percent));
                 }
                 thread::sleep(INTERVAL);
             }
@@ -61,13 +60,4 @@ impl MemoryWatch {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("looking does not panic. This is a bug.")
     }
-}
-
-/// Used memory in MiB and utilisation in percent.
-fn gpu(ordinal: u32) -> Option<(u64, f64)> {
-    let query = ["--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits", "-i"];
-    let output = Command::new("nvidia-smi").args(query).arg(ordinal.to_string()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let (used, busy) = text.trim().split_once(',')?;
-    Some((used.trim().parse().ok()?, busy.trim().parse().ok()?))
 }

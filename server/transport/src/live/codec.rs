@@ -391,6 +391,7 @@ impl LiveCodec {
             unit: speech.unit.into(),
             start_ms: speech.start as f64 * 1e3 / f64::from(self.output_rate_hz),
             samples: speech.samples,
+            codes: speech.audio_tokens,
             stages: SpeechStages {
                 tts_ms: milliseconds(speech.timings.tts),
                 flow_ms: milliseconds(speech.timings.flow),
