@@ -7,8 +7,8 @@
 //!    fewer than three runs a side this says little, and the comparison says so;
 //! 3. the medians are more than 2 % apart.
 //!
-//! A count has changed when no run of one side has as few as some run of the other; with one run a side it cannot be told. Of
-//! everything here less is better. What the second report lacks is missing, which is no better than worse.
+//! A count has changed when no run of one side has as few as some run of the other; with one run a side, when it is more than one
+//! apart. Of everything here less is better. What the second report lacks is missing, which is no better than worse.
 
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +98,7 @@ pub fn compare(before: &Report, after: &Report) -> Comparison {
                 comparison.missing.push(format!("{place}, {load}"));
                 continue;
             }
-            for &metric in Metric::ALL {
+            for &metric in Metric::ALL.iter().filter(|metric| metric.is_judged()) {
                 let (a, b) = (metric.samples(&old.rows, load), metric.samples(&new.rows, load));
                 match (Summary::of(&a), Summary::of(&b)) {
                     (Some(before), Some(after)) => comparison.changes.push(Change {
@@ -110,8 +110,8 @@ pub fn compare(before: &Report, after: &Report) -> Comparison {
                         after,
                         verdict: judge(metric.unit(), &a, &b),
                     }),
-                    // No gap any more is no loss.
-                    (Some(_), None) if !metric.zero_if_absent() => {
+                    // No gap any more is no loss, nor is a reply that nobody had asked for.
+                    (Some(_), None) if !metric.zero_if_absent() && !rightly_silent(new, load) => {
                         comparison.missing.push(format!("{metric} of {place}, {load}"));
                     }
                     _ => {}
@@ -125,7 +125,7 @@ pub fn compare(before: &Report, after: &Report) -> Comparison {
 fn environments(before: &Report, after: &Report) -> Vec<String> {
     let (a, b) = (&before.environment, &after.environment);
     let mut doubts = Vec::new();
-    if (&a.cpu, a.cores) != (&b.cpu, b.cores) {
+    if (&a.cpu, a.cores, &a.gpu) != (&b.cpu, b.cores, &b.gpu) {
         doubts.push("the machines differ".to_owned());
     }
     let bundle = |report: &Report| report.environment.bundle.as_ref().map(|bundle| bundle.sha256.clone());
@@ -147,6 +147,12 @@ fn environments(before: &Report, after: &Report) -> Vec<String> {
     doubts
 }
 
+/// There was no reply, and nobody waited for one.
+fn rightly_silent(result: &ScenarioResult, load: Load) -> bool {
+    let replies = result.rows.replies.iter().any(|row| row.place.load == load);
+    !replies && Metric::Unanswered.samples(&result.rows, load).iter().all(|run| run.value == 0.0)
+}
+
 /// See the module; `Same` without values on a side.
 fn judge(unit: Unit, a: &[Sample], b: &[Sample]) -> Verdict {
     let (Some(before), Some(after)) = (Summary::of(a), Summary::of(b)) else { return Verdict::Same };
@@ -154,7 +160,7 @@ fn judge(unit: Unit, a: &[Sample], b: &[Sample]) -> Verdict {
     let between = (new_low - high).max(low - new_high);
     let single = |samples: &[Sample]| samples.iter().all(|sample| sample.run == samples[0].run);
     let apart = match unit {
-        Unit::Count => between > 0.0 && !(single(a) && single(b)),
+        Unit::Count => between > if single(a) && single(b) { 1.0 } else { 0.0 },
         _ => between > (high - low).max(new_high - new_low),
     };
     let values = |samples: &[Sample]| samples.iter().map(|sample| sample.value).collect::<Vec<_>>();
@@ -250,6 +256,7 @@ mod tests {
     #[test]
     fn one_more_of_a_count_in_single_runs_says_nothing() {
         assert_eq!(judge(Unit::Count, &runs(&[vec![0.0]]), &runs(&[vec![1.0]])), Verdict::Same);
+        assert_eq!(judge(Unit::Count, &runs(&[vec![0.0]]), &runs(&[vec![5.0]])), Verdict::Worse);
     }
 
     #[test]

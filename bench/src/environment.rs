@@ -55,6 +55,9 @@ pub struct ServerFacts {
     pub slots: Option<usize>,
     /// A voice detector listens beside the model; only known in this process.
     pub voice_detector: Option<bool>,
+    /// Words with which a reply begins to be spoken, 0 for all of its first unit; only known in this process.
+    #[serde(default)]
+    pub first_words: Option<usize>,
 }
 
 impl Environment {

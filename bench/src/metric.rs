@@ -16,7 +16,7 @@ pub enum Unit {
     Ratio,
     /// Mebibytes, as a distribution over time.
     Mebibytes,
-    /// Percent of one core, as a distribution over time.
+    /// Percent of one core or of a GPU, as a distribution over time.
     Percent,
     /// Times in a run.
     Count,
@@ -136,7 +136,8 @@ impl Metric {
             Self::Delivery => replies(rows, load, |row| Some(row.ttfb_ms()? - row.made_ms?)),
             Self::Gap => of(&rows.replies, load, |row| (row.place.load, row.place.run), |row| row.gaps_ms.clone()),
             Self::UnitTime => units(rows, load, |row| Some(row.unit_ms)),
-            Self::ListenUnit => units(rows, load, |row| (!speaks(row)).then_some(row.unit_ms)),
+            // What an interrupted unit would have decided is not told.
+            Self::ListenUnit => units(rows, load, |row| (!row.stale && !speaks(row)).then_some(row.unit_ms)),
             Self::SpeakUnit => units(rows, load, |row| speaks(row).then_some(row.unit_ms)),
             Self::UnitRtf => units(rows, load, |row| Some(row.unit_ms / UNIT_MS)),
             Self::SpeechRtf => units(rows, load, |row| {
@@ -150,12 +151,12 @@ impl Metric {
             Self::TokenTime => units(rows, load, |row| {
                 (speaks(row) && row.tokens > 0).then(|| row.generate_ms / f64::from(row.tokens))
             }),
-            Self::Tts => units(rows, load, |row| sounds(row).then_some(row.tts_ms)),
+            Self::Tts => units(rows, load, |row| speaks(row).then_some(row.tts_ms)),
             Self::CodeTime => {
-                units(rows, load, |row| (sounds(row) && row.codes > 0).then(|| row.tts_ms / row.codes as f64))
+                units(rows, load, |row| (speaks(row) && row.codes > 0).then(|| row.tts_ms / row.codes as f64))
             }
-            Self::Flow => units(rows, load, |row| sounds(row).then_some(row.flow_ms)),
-            Self::Hift => units(rows, load, |row| sounds(row).then_some(row.hift_ms)),
+            Self::Flow => units(rows, load, |row| speaks(row).then_some(row.flow_ms)),
+            Self::Hift => units(rows, load, |row| speaks(row).then_some(row.hift_ms)),
             Self::ClientLate => of(
                 &rows.sessions,
                 load,
@@ -180,6 +181,11 @@ impl Metric {
         }
     }
 
+    /// More of it is worse. Not so for what is no cost of the server.
+    pub(crate) fn is_judged(self) -> bool {
+        !matches!(self, Self::ClientLate | Self::Gpu)
+    }
+
     /// Without values it is 0, and not unknown: nothing of the kind has happened.
     pub(crate) fn zero_if_absent(self) -> bool {
         self == Self::Gap
@@ -190,7 +196,7 @@ impl Metric {
     pub fn rtf(self, rows: &Rows, load: Load) -> Option<f64> {
         let sum = |samples: Vec<Sample>| samples.iter().map(|sample| sample.value).sum::<f64>();
         let audio_ms = match self {
-            Self::Tts | Self::Flow | Self::Hift => sum(units(rows, load, |row| sounds(row).then_some(row.sound_ms))),
+            Self::Tts | Self::Flow | Self::Hift => sum(units(rows, load, |row| speaks(row).then_some(row.sound_ms))),
             Self::UnitTime | Self::Mel | Self::Apm | Self::Vision | Self::Prefill | Self::Generate => {
                 sum(units(rows, load, |_| Some(UNIT_MS)))
             }
@@ -232,12 +238,7 @@ impl Metric {
 }
 
 fn speaks(row: &UnitRow) -> bool {
-    row.decision == Decision::Speak
-}
-
-/// All of its sound was made.
-fn sounds(row: &UnitRow) -> bool {
-    speaks(row) && !row.stale
+    row.decision == Decision::Speak && !row.stale
 }
 
 /// Nobody had said anything when the model began to speak.

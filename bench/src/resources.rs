@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Time between two looks.
 pub const INTERVAL: Duration = Duration::from_millis(500);
+/// A GPU is looked at so many times more rarely: nvidia-smi takes processor time itself.
+const GPU_LOOKS: u32 = 4;
 /// /proc counts in hundredths of a second on every Linux there is (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -17,7 +19,7 @@ pub struct Usage {
     pub resident_mib: f64,
     /// Processor time since the look before, in percent of one core; `None` at the first one.
     pub cpu_percent: Option<f64>,
-    /// The machine's first GPU, by all processes; `None` where there is none.
+    /// The machine's first GPU, by all processes; `None` where there is none, and at most looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuUsage>,
 }
@@ -36,6 +38,7 @@ pub struct GpuUsage {
 pub struct Meter {
     before: Option<(Instant, f64)>,
     without_gpu: bool,
+    looks: u32,
 }
 
 impl Meter {
@@ -46,8 +49,9 @@ impl Meter {
             .before
             .replace((now, seconds))
             .map(|(then, before)| 100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3));
-        let gpu = if self.without_gpu { None } else { gpu_now(0) };
-        self.without_gpu = gpu.is_none();
+        self.looks += 1;
+        let gpu = if self.without_gpu || self.looks % GPU_LOOKS != 1 { None } else { gpu_now(0) };
+        self.without_gpu |= self.looks == 1 && gpu.is_none();
         Some(Usage { resident_mib: resident_now_mib()?, cpu_percent, gpu })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use duologue_proto::forced_schedule::ForcedSchedule;
-use duologue_proto::live::{BundleInfo, SamplingOverrides, SessionConfig, SessionExtension};
+use duologue_proto::live::{BargeIn, BargeInMode, BundleInfo, SamplingOverrides, SessionConfig, SessionExtension};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -169,7 +169,13 @@ fn wishes(scenario: &Scenario, seed: u64) -> SessionConfig {
     });
     SessionConfig {
         instructions: wishes.instructions.clone(),
-        duologue: Some(SessionExtension { sampling: Some(sampling), forced_schedule, ..SessionExtension::default() }),
+        duologue: Some(SessionExtension {
+            sampling: Some(sampling),
+            // A voice would stop what a schedule forces.
+            barge_in: forced_schedule.map(|_| BargeIn { mode: BargeInMode::Model }),
+            forced_schedule,
+            ..SessionExtension::default()
+        }),
         ..SessionConfig::default()
     }
 }

@@ -285,6 +285,7 @@ fn answers_of(
             samples: tone(unit.0),
             codes: vec![1; 25],
             sound_samples: OUTPUT_RATE as usize,
+            first_part: None,
             done: true,
             timings: SpeechTimings::default(),
         })));

@@ -1,7 +1,7 @@
 //! Replies that are spoken from their first words on (`Conduct::first_words`).
 //!
-//! Two sessions beside each other, one of which speaks early: the LLM says the same, every unit has its codes and every turn its
-//! sound, only the unit that begins a turn is spoken in two parts, and its first sound does not wait for its last word.
+//! Two sessions beside each other, one of which speaks early: the LLM says the same, every unit has as many codes and every turn as
+//! much sound, and the codes that begin a turn were made without its later words.
 
 use duologue_session::{Mode, Schedule};
 use duologue_tests::sessions::{begin, engine, greedy, heard, user_audio};

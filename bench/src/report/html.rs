@@ -53,6 +53,7 @@ fn environment(out: &mut String, environment: &Environment) {
     told.extend(
         server.voice_detector.map(|there| if there { "voice detector" } else { "no voice detector" }.to_owned()),
     );
+    told.extend(server.first_words.filter(|words| *words > 0).map(|words| format!("speaks from {words} words on")));
     let bundle = bundle.as_ref().map_or_else(
         || "unknown".to_owned(),
         |bundle| format!("{}, {}, manifest sha256 {}", bundle.name, bundle.precision, bundle.sha256),

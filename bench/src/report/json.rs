@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
+
 use super::{FORM, Report};
 use crate::error::BenchError;
 
@@ -20,11 +22,17 @@ pub fn write(path: &Path, report: &Report) -> Result<(), BenchError> {
 /// [`BenchError::Report`] when it is none, or one of another form.
 pub fn read(path: &Path) -> Result<Report, BenchError> {
     let text = std::fs::read_to_string(path).map_err(|error| refuse(path, error))?;
-    let report: Report = serde_json::from_str(&text).map_err(|error| refuse(path, format!("no report: {error}")))?;
-    match report.form {
-        FORM => Ok(report),
-        other => Err(refuse(path, format!("a report of form {other}; this program reads form {FORM}"))),
+    let no_report = |error: serde_json::Error| refuse(path, format!("no report: {error}"));
+    match serde_json::from_str(&text).map_err(no_report)? {
+        Form { form: FORM } => serde_json::from_str(&text).map_err(no_report),
+        Form { form } => Err(refuse(path, format!("a report of form {form}; this program reads form {FORM}"))),
     }
+}
+
+/// The one thing that reports of every form have.
+#[derive(Deserialize)]
+struct Form {
+    form: u32,
 }
 
 fn refuse(path: &Path, reason: impl std::fmt::Display) -> BenchError {

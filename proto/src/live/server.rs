@@ -288,7 +288,8 @@ pub struct Unit {
     pub text: String,
     /// The model closed its turn.
     pub end_of_turn: bool,
-    /// The unit was decided before an interruption; nothing of it is sent.
+    /// The unit was decided before an interruption; nothing of it is sent, but for what was spoken of it before it was decided
+    /// (`speech.first_words`).
     pub stale: bool,
     /// The session's clock when the unit's audio was complete.
     pub ready_ms: f64,

@@ -10,8 +10,8 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use duologue_model::{Stream, Token2Wav, Tts, Voice, VoiceFrontEnd};
 use duologue_session::{
-    ChunkEnd, CodeStep, Part, PlanRequest, PreparedReport, SpeechOrder, SpeechReport, SpeechTimings, SpeechTurn,
-    TurnId, TurnReset, UnitId, VocoderCall,
+    ChunkEnd, CodeStep, FirstPart, Part, PlanRequest, PreparedReport, SpeechOrder, SpeechReport, SpeechTimings,
+    SpeechTurn, TurnId, TurnReset, UnitId, VocoderCall,
 };
 
 use crate::command::{SpeakOrder, SpeechCommand, SpeechSession, VoiceOrder};
@@ -21,7 +21,7 @@ use crate::scheduler::{Action, Kind, Ready, Scheduler};
 use crate::timing::{deadline_key, timed};
 use crate::voices::VoiceCache;
 
-/// Units of one session that may wait for the vocoder. The LLM is at most a few units ahead of a vocoder that keeps up at all;
+/// Units of one session that may wait for the vocoder, one that is spoken in two parts counted once. The LLM is at most a few units ahead of a vocoder that keeps up at all;
 /// when full, the session ends (`EngineError::SpeechBehind`).
 const ORDER_CAPACITY: usize = 8;
 
@@ -32,6 +32,8 @@ struct Speaking {
     deadline: Instant,
     /// Code to feed at the next step, and whether it is the part's last; none once the part's codes are complete.
     feed: Option<(u32, bool)>,
+    /// Set when the unit is spoken in two parts.
+    first_part: Option<FirstPart>,
     /// Codes of the first part, once the second has begun.
     first_codes: Vec<u32>,
     /// The first part's codes are complete; the order with the other words is still to come.
@@ -51,6 +53,7 @@ impl Speaking {
             turn: order.turn,
             deadline: order.deadline,
             feed: None,
+            first_part: None,
             first_codes: Vec::new(),
             awaits_words: false,
             end: None,
@@ -75,7 +78,7 @@ pub(crate) struct SpeechThread {
     pub tts: Tts,
     pub token2wav: Token2Wav,
     pub voice_front_end: VoiceFrontEnd,
-    /// Fidelity mode fills a unit's audio up to this many samples.
+    /// Artificial silence fills a unit's audio up to this many samples.
     pub unit_samples: usize,
     slots: Vec<Option<Slot>>,
     scheduler: Scheduler,
@@ -125,7 +128,7 @@ impl SpeechThread {
                     voice: None,
                     new_voice: None,
                     stream: None,
-                    orders: VecDeque::with_capacity(ORDER_CAPACITY),
+                    orders: VecDeque::with_capacity(2 * ORDER_CAPACITY),
                     speaking: None,
                 });
             }
@@ -138,7 +141,8 @@ impl SpeechThread {
             }
             SpeechCommand::Speak { slot, order } => {
                 let Some(state) = &mut self.slots[slot] else { return };
-                if state.orders.len() == ORDER_CAPACITY {
+                let units = state.orders.iter().filter(|order| order.part != Part::Rest).count();
+                if order.part != Part::Rest && units == ORDER_CAPACITY {
                     self.fail(slot, EngineError::SpeechBehind { units: ORDER_CAPACITY });
                 } else {
                     state.orders.push_back(order);
@@ -228,7 +232,7 @@ impl SpeechThread {
 
     /// Runs the words' condition through the TTS and chooses the first code.
     fn read_words(&mut self, slot: usize, mut speaking: Box<Speaking>, order: &SpeakOrder) -> Result<(), EngineError> {
-        let (result, cost) = timed(|| -> Result<_, EngineError> {
+        let (plan, cost) = timed(|| -> Result<_, EngineError> {
             let condition = self.tts.condition(&order.ids, &order.hidden)?;
             let request = PlanRequest {
                 part: order.part,
@@ -245,9 +249,13 @@ impl SpeechThread {
             }
             session.sampler.start(plan);
             self.tts.prefill(slot, &condition)?;
-            Ok(())
+            Ok(plan)
         });
-        result?;
+        let plan = plan?;
+        if order.part == Part::First {
+            let samples = self.slot(slot).session.turn.samples_of(plan.max_new - 1);
+            speaking.first_part = Some(FirstPart { words: order.ids.len(), samples });
+        }
         speaking.timings.tts += cost;
         self.choose(slot, speaking)
     }
@@ -349,6 +357,7 @@ impl SpeechThread {
             samples: std::mem::take(&mut speaking.held),
             sound_samples: session.turn.sound_samples(codes.len(), done),
             codes,
+            first_part: speaking.first_part,
             done,
             timings: std::mem::take(&mut speaking.timings),
         }));

@@ -13,6 +13,7 @@ pub struct Conduct {
     pub early_sound: bool,
     /// A turn's first unit is spoken in two parts: from its first words, so many, while the LLM decodes the others, and then from
     /// these. 0: from all of its words at once, as the official code does. The TTS reads what it would read of two shorter units.
+    /// The first part's sound lasts some 200 ms; an LLM that needs longer for the other words leaves a gap behind it.
     pub first_words: usize,
     /// Zeros are played where there is no sound: in front of a turn's first piece and of units that are too short, and the silence
     /// codes that begin a turn are heard (modeling_minicpmo_unified.py:4410, 4940, 5519; token2wav.py:228).
@@ -75,6 +76,9 @@ impl Conduct {
         require(!(self.early_sound && self.artificial_silence), "conduct.artificial_silence", || {
             "a unit is filled up in front of its sound, which early_sound has sent by then; choose one of the two"
                 .into()
+        })?;
+        require(self.first_words == 0 || self.early_sound, "conduct.first_words", || {
+            "its sound would wait for the others all the same; needs early_sound".into()
         })?;
         require(self.first_words == 0 || self.speak_before_listen, "conduct.first_words", || {
             "words that are spoken before their unit is over cannot be taken back; needs speak_before_listen".into()

@@ -309,7 +309,7 @@ impl SessionConfig {
         if let Some(schedule) = &self.schedule {
             schedule.validate(self.max_new_speak_tokens, codes_per_unit)?;
         }
-        let codes = self.schedule.map(|schedule| schedule.codes).or(codes_per_unit);
+        let codes = codes_per_unit.map(|codes| self.schedule.map_or(codes, |schedule| schedule.codes));
         require(self.conduct.first_words == 0 || codes.is_none_or(|codes| codes >= 2), "conduct.first_words", || {
             "a unit of one code cannot be spoken in two parts".into()
         })?;

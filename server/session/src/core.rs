@@ -22,8 +22,8 @@ use backlog::{Backlog, ReadyUnit};
 use playout::Playout;
 
 pub use types::{
-    CloseReason, CoreConfig, CoreStats, Event, Frame, Input, Output, PreparedReport, SpeechReport, SpeechTimings,
-    TurnId, UnitId, UnitReport, UnitTimings, Work,
+    CloseReason, CoreConfig, CoreStats, Event, FirstPart, Frame, Input, Output, PreparedReport, SpeechReport,
+    SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
 
 use crate::heard::{SpokenUnits, WordCut};
@@ -61,6 +61,8 @@ pub struct DuplexSession {
     /// Units of the current fence that announced speech, minus those whose speech is complete. A unit's last piece
     /// may overtake its report, so it can be negative for a moment.
     speech_pending: i64,
+    /// The unit in flight is spoken already, and more of its speech is to come.
+    speaks_early: bool,
     force_listen: bool,
     /// Typed and not yet given to a unit.
     text: String,
@@ -87,6 +89,7 @@ impl DuplexSession {
             turn: TurnId(0),
             turn_open: false,
             speech_pending: 0,
+            speaks_early: false,
             force_listen: false,
             text: String::new(),
             interrupted: false,
@@ -150,8 +153,12 @@ impl DuplexSession {
     /// The model speaks, is about to, or its speech is still being played (by the clock, not by the client's word).
     /// Speech that was interrupted does not count, although its turn stays open until the forced listen closes it.
     pub fn speaking(&self) -> bool {
-        let speaks = self.turn_open || self.speech_pending != 0 || self.playout.ends_at().is_some();
-        speaks && !self.interrupted
+        (self.goes_on() || self.playout.ends_at().is_some()) && !self.interrupted
+    }
+
+    /// More speech will come, by all that is known.
+    fn goes_on(&self) -> bool {
+        self.turn_open || self.speech_pending != 0 || self.speaks_early
     }
 
     /// When the audio of `unit` was complete, while that unit is being computed.
@@ -210,6 +217,7 @@ impl DuplexSession {
         self.stats.interrupts += 1;
         self.turn.0 += 1;
         self.speech_pending = 0;
+        self.speaks_early = false;
         self.force_listen = true;
         self.interrupted = true;
         let unplayed_samples = self.playout.flush(self.now);
@@ -244,6 +252,7 @@ impl DuplexSession {
         assert!(report.turn <= self.turn, "a report from a turn to come. This is a bug.");
         self.stats.units += 1;
         self.turn_open = report.end.turn_open;
+        self.speaks_early = false;
         let stale = report.turn < self.turn;
         if !stale {
             self.interrupted = false;
@@ -266,6 +275,9 @@ impl DuplexSession {
         self.interrupted = false;
         if report.done {
             self.speech_pending -= 1;
+        }
+        if self.ready_at(report.unit).is_some() {
+            self.speaks_early = !report.done;
         }
         self.playout.add(self.now, report.samples.len());
         if let Some(spoken) = &mut self.spoken {
@@ -293,7 +305,7 @@ impl DuplexSession {
             self.event(Event::DeadlineMissed { unit });
         }
         if self.playout.ended(self.now) {
-            let gap = self.turn_open || self.speech_pending != 0;
+            let gap = self.goes_on();
             self.stats.gaps += u64::from(gap);
             self.event(Event::PlayoutEnded { gap });
         }

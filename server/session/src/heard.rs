@@ -2,13 +2,14 @@
 //!
 //! Owns the place of each spoken unit's words in the session's speech. Must not know the client's buffer or touch a cache.
 //!
-//! A unit's words share its sound evenly, because nothing says where in it a word lies. Its sound is that of its audio
+//! A unit's words share its sound evenly, because nothing says where in it a word lies; if it is spoken in two parts, the words of
+//! each share the sound of theirs. A unit's sound is that of its audio
 //! tokens ([`SpeechReport::sound_samples`]), not of the pieces that came so far: these lag behind by the vocoder's
 //! look-ahead.
 
 use std::collections::VecDeque;
 
-use crate::core::{SpeechReport, UnitId, UnitReport};
+use crate::core::{FirstPart, SpeechReport, UnitId, UnitReport};
 
 /// Units remembered; the oldest goes. The model is a few seconds ahead of the listener, so this is more than enough.
 const UNITS: usize = 32;
@@ -36,6 +37,7 @@ struct Sound {
     /// Its first sample among all speech of the session.
     start: u64,
     len: u64,
+    first_part: Option<FirstPart>,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,9 @@ impl SpokenUnits {
         let before = self.units.iter().rev().find(|spoken| spoken.unit < report.unit);
         let follows = before.filter(|spoken| !spoken.ends_run).and_then(|spoken| spoken.sound.as_ref());
         let start = follows.map_or(made, |sound| sound.start + sound.len);
-        self.entry(report.unit).sound.get_or_insert(Sound { start, len: 0 }).len = report.sound_samples as u64;
+        let sound = self.entry(report.unit).sound.get_or_insert(Sound { start, len: 0, first_part: None });
+        sound.len = report.sound_samples as u64;
+        sound.first_part = report.first_part;
     }
 
     /// What was said so far is stopped.
@@ -135,11 +139,19 @@ impl Spoken {
 }
 
 impl Sound {
-    /// Of `words` that share this sound evenly, those that were heard for the greater part.
+    /// Of `words` words, those that were heard for the greater part.
     fn words_heard(&self, heard: u64, words: usize) -> usize {
-        let (heard, words) = (heard.saturating_sub(self.start).min(self.len), words as u64);
-        if self.len == 0 { 0 } else { ((2 * heard * words + self.len) / (2 * self.len)) as usize }
+        let heard = heard.saturating_sub(self.start).min(self.len);
+        let Some(first) = self.first_part else { return share(heard, self.len, words) };
+        let (len, first_words) = (first.samples as u64, first.words.min(words));
+        let others = heard.saturating_sub(len);
+        share(heard.min(len), len, first_words) + share(others, self.len.saturating_sub(len), words - first_words)
     }
+}
+
+/// Of `words` that share `len` samples evenly, those of which more than half lies in the first `heard`.
+fn share(heard: u64, len: u64, words: usize) -> usize {
+    if len == 0 { 0 } else { ((2 * heard * words as u64 + len) / (2 * len)) as usize }
 }
 
 #[cfg(test)]

@@ -34,8 +34,8 @@ pub use config::{
     Window, WindowMode,
 };
 pub use core::{
-    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, Frame, Input, Output, PreparedReport, SpeechReport,
-    SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
+    CloseReason, CoreConfig, CoreStats, DuplexSession, Event, FirstPart, Frame, Input, Output, PreparedReport,
+    SpeechReport, SpeechTimings, TurnId, UnitId, UnitReport, UnitTimings, Work,
 };
 pub use dialogue::{Dialogue, EndedBy, Finalized, SpeechOrder, Step, TurnReset, UnitEnd};
 pub use heard::{HeardUnit, SpokenUnits, WordCut};

@@ -38,7 +38,7 @@ pub enum SpeechError {
 pub enum Part {
     /// All of them.
     Whole,
-    /// The first ones. They get the codes of the turn's first piece of sound.
+    /// The first ones. They get the codes of the turn's first piece of sound, or half of the unit's if that is less.
     First,
     /// Those behind the first ones. They get the unit's other codes.
     Rest,
@@ -278,11 +278,15 @@ impl SpeechTurn {
 
     /// Samples of a unit with so many codes; of as many as it may have until they are complete.
     pub fn sound_samples(&self, codes: usize, done: bool) -> usize {
-        self.rules.samples_per_code
-            * match self.phase {
-                Phase::Part { unit, .. } | Phase::AwaitsWords(unit) if !done => unit.most,
-                _ => codes,
-            }
+        self.samples_of(match self.phase {
+            Phase::Part { unit, .. } | Phase::AwaitsWords(unit) if !done => unit.most,
+            _ => codes,
+        })
+    }
+
+    /// Samples of so many codes.
+    pub fn samples_of(&self, codes: usize) -> usize {
+        self.rules.samples_per_code * codes
     }
 
     /// Codes waiting for look-ahead or for the turn's end.

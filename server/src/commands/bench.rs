@@ -133,7 +133,7 @@ fn measure(args: MeasureArgs) -> Result<bool> {
     let environment = Environment::look(std::env::args(), args.key.as_deref(), facts);
     let mut report = Report::new(environment);
     let mut failed = None;
-    'all: for scenario in &scenarios {
+    for scenario in &scenarios {
         for &transport in &transports {
             let target = Target { endpoint: endpoint.clone(), key: args.key.clone(), transport };
             let runs = args.runs.unwrap_or(scenario.file.runs);
@@ -145,9 +145,10 @@ fn measure(args: MeasureArgs) -> Result<bool> {
                     report.environment.bundle = outcome.bundle.or(report.environment.bundle);
                     report.add(ScenarioResult::new(scenario, transport, runs, outcome.rows));
                 }
+                // The others are measured all the same.
                 Err(error) => {
-                    failed = Some(error);
-                    break 'all;
+                    eprintln!("error: {error:#}");
+                    failed = failed.or(Some(error));
                 }
             }
         }
@@ -157,7 +158,7 @@ fn measure(args: MeasureArgs) -> Result<bool> {
         leave(&report, args.json.as_deref(), args.html.as_deref())?;
     }
     if let Some(error) = failed {
-        return Err(error);
+        return Err(error.context("not everything could be measured"));
     }
     let broken = report.broken_gates();
     broken.iter().for_each(|line| eprintln!("{line}"));
@@ -204,6 +205,7 @@ async fn start_server(args: &ConfigArgs, sessions: usize, forced: bool) -> Resul
         threads: Some(model.runtime.threads()),
         slots: Some(config.slots),
         voice_detector: Some(model.detector.is_some()),
+        first_words: Some(config.speech.first_words),
     };
     let routes = http::router(AppState::new(model.manager(&config)?, settings(&config, None)?));
     let connections = config.limits.connections;

@@ -130,6 +130,7 @@ impl Script {
                 samples: vec![1; samples],
                 codes: vec![],
                 sound_samples: 24000,
+                first_part: None,
                 done,
                 timings,
             }),
@@ -340,6 +341,18 @@ fn speech_may_overtake_its_units_report() {
     script.speech(1100, 0, 0, 24, true);
     assert!(script.session.speaking());
     script.done(1200, SpeechOrder::EndTurn);
+    assert!(!script.session.speaking());
+}
+
+#[test]
+fn a_unit_that_is_spoken_before_its_report_is_speaking_until_then() {
+    let mut script = Script::running();
+    script.audio(1000, 0.0);
+    script.speech(1100, 0, 0, 24, false);
+    let events = script.at(1200, Input::Tick);
+    assert_eq!(events[0], "gap", "the LLM is late with the other words");
+    assert!(script.session.speaking(), "nothing sounds, and more is to come");
+    assert_eq!(script.at(1300, Input::Interrupt)[0], "fence 1");
     assert!(!script.session.speaking());
 }
 

@@ -147,6 +147,15 @@ pub struct UnitReport {
     pub timings: UnitTimings,
 }
 
+/// The first part of a unit's speech.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstPart {
+    /// Words of it.
+    pub words: usize,
+    /// Their sound.
+    pub samples: usize,
+}
+
 /// A piece of speech.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpeechReport {
@@ -160,8 +169,10 @@ pub struct SpeechReport {
     pub codes: Vec<u32>,
     /// Samples that all codes of the unit come to; until `done` as many as a unit may have. `samples` lags behind.
     pub sound_samples: usize,
+    /// Where a unit that is spoken in two parts goes over from one to the other ([`crate::Conduct::first_words`]).
+    pub first_part: Option<FirstPart>,
     /// No more pieces of this unit. Comes exactly once for a unit whose [`UnitEnd::speech`] is not `None`, before or
-    /// after its [`UnitReport`].
+    /// after its [`UnitReport`], and for one that was aborted when its first words were spoken already.
     pub done: bool,
     /// Engine time of this piece.
     pub timings: SpeechTimings,

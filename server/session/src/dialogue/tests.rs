@@ -381,7 +381,8 @@ fn bad_settings_are_named() {
     assert_eq!(error(|c| c.sampling.temperature = 0.0), "setting sampling.temperature: 0 is not a positive number");
     assert!(error(|c| c.sampling.repetition_window = 0).contains("sampling.repetition_window"));
     assert!(error(|c| c.conduct.artificial_silence = true).contains("conduct.artificial_silence"));
-    assert!(error(|c| (c.conduct.first_words, c.conduct.speak_before_listen) = (2, false)).contains("first_words"));
+    assert!(error(|c| (c.conduct.first_words, c.conduct.speak_before_listen) = (2, false)).contains("taken back"));
+    assert!(error(|c| (c.conduct.first_words, c.conduct.early_sound) = (2, false)).contains("needs early_sound"));
     assert!(
         error(|c| {
             c.conduct.first_words = 2;

@@ -58,6 +58,7 @@ fn sounds(spoken: &mut SpokenUnits, unit: u32, samples: usize, sound: usize) {
         samples: vec![0; samples],
         codes: vec![],
         sound_samples: sound,
+        first_part: None,
         done: false,
         timings: SpeechTimings::default(),
     });
@@ -155,4 +156,26 @@ proptest! {
         let kept: Vec<usize> = heard.iter().map(|&heard| kept(heard)).collect();
         prop_assert!(kept.is_sorted(), "{heard:?} samples kept {kept:?} words");
     }
+}
+
+#[test]
+fn words_of_two_parts_share_the_sound_of_their_own() {
+    let heard = |samples: u64| {
+        let mut spoken = SpokenUnits::default();
+        // Two words have 12 codes, eight the other 13.
+        spoken.speech(&SpeechReport {
+            unit: UnitId(0),
+            turn: TurnId(0),
+            samples: vec![0; 2500],
+            codes: vec![],
+            sound_samples: 2500,
+            first_part: Some(FirstPart { words: 2, samples: 1200 }),
+            done: true,
+            timings: SpeechTimings::default(),
+        });
+        said(&mut spoken, 0, &["a"; 10], true, false);
+        spoken.stop();
+        spoken.take_unheard(samples).first().map_or(10, |unit| unit.cut.keep)
+    };
+    assert_eq!([0, 1000, 1200, 1850, 2500].map(heard), [0, 2, 2, 6, 10]);
 }
