@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::error::BenchError;
 use crate::player::Player;
+use crate::voice::Phone;
 use webrtc::Webrtc;
 use websocket::Websocket;
 
@@ -128,14 +129,18 @@ pub enum Client {
 }
 
 impl Client {
-    /// Opens a session and waits, in the server's queue if need be, until it may speak.
+    /// Opens a session and waits, in the server's queue if need be, until it may speak. With `phone` a WebSocket carries G.711.
     ///
     /// # Errors
     /// [`BenchError::Refused`] when there is no room, [`BenchError::Session`] for everything else.
-    pub async fn connect(target: &Target, session: SessionConfig) -> Result<(Self, SessionSnapshot), BenchError> {
+    pub async fn connect(
+        target: &Target,
+        session: SessionConfig,
+        phone: Option<Phone>,
+    ) -> Result<(Self, SessionSnapshot), BenchError> {
         let opening = async {
             let mut client = match target.transport {
-                Transport::Websocket => Self::Websocket(Box::new(Websocket::connect(target, session).await?)),
+                Transport::Websocket => Self::Websocket(Box::new(Websocket::connect(target, session, phone).await?)),
                 Transport::Webrtc => Self::Webrtc(Box::new(Webrtc::connect(target, session).await?)),
             };
             let started = client.started().await?;
@@ -151,8 +156,16 @@ impl Client {
     /// When no decoder can be made.
     pub fn player(&self) -> Result<Player, BenchError> {
         match self {
-            Self::Websocket(_) => Ok(websocket::player()),
+            Self::Websocket(client) => Ok(client.player()),
             Self::Webrtc(_) => webrtc::player(),
+        }
+    }
+
+    /// What sound in events is coded with; `None`: not at all.
+    pub fn phone(&self) -> Option<Phone> {
+        match self {
+            Self::Websocket(client) => client.phone(),
+            Self::Webrtc(_) => None,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::client::{Client, Incoming, Target};
 use crate::error::BenchError;
 use crate::player::{Player, Sounds};
 use crate::user::{Edge, Mark, PACKET_TIME, Speaker};
+use crate::voice::Phone;
 
 /// A page reports its play head every so many packets (240 ms).
 const HEAD_PACKETS: u32 = 12;
@@ -70,12 +71,13 @@ pub async fn converse(
     target: &Target,
     session: SessionConfig,
     mut speaker: Speaker<'_>,
+    phone: Option<Phone>,
     camera: Option<Camera<'_>>,
     limit: Option<Duration>,
 ) -> Result<Conversation, BenchError> {
     let asked = Instant::now();
-    let (mut client, started) = Client::connect(target, session).await?;
-    let mut notes = Notes { player: client.player()?, said: Vec::new(), events: Vec::new() };
+    let (mut client, started) = Client::connect(target, session, phone).await?;
+    let mut notes = Notes { phone: client.phone(), player: client.player()?, said: Vec::new(), events: Vec::new() };
     let began = Instant::now();
     let mut late = Duration::ZERO;
     let (mut sent, mut shown) = (0, 0);
@@ -131,7 +133,7 @@ pub async fn converse(
         }
     };
     drop(timeout(GOODBYE, goodbye).await);
-    let Notes { player, said, events } = notes;
+    let Notes { player, said, events, .. } = notes;
     let sounds = player.sounds().clone();
     let (connect, length) = (began - asked, PACKET_TIME * sent);
     let skipped = speaker.skipped();
@@ -147,6 +149,7 @@ async fn report_head(client: &mut Client, head: Option<Playback>) -> Result<(), 
 
 /// What is written down while it goes on.
 struct Notes {
+    phone: Option<Phone>,
     player: Player,
     said: Vec<Said>,
     events: Vec<(Duration, ServerEvent)>,
@@ -173,8 +176,12 @@ impl Notes {
                 ServerEvent::OutputAudioDelta(delta) => {
                     let (turn, start_ms) =
                         delta.duologue.map_or((0, 0), |place| (place.turn, place.start_ms.unwrap_or(0)));
-                    let samples = delta.delta.0.as_chunks::<2>().0.iter().map(|bytes| i16::from_le_bytes(*bytes));
-                    self.player.delta(now, turn, start_ms, samples.collect());
+                    let bytes = &delta.delta.0;
+                    let samples = match self.phone {
+                        Some(phone) => phone.law().decode(bytes),
+                        None => bytes.as_chunks::<2>().0.iter().map(|bytes| i16::from_le_bytes(*bytes)).collect(),
+                    };
+                    self.player.delta(now, turn, start_ms, samples);
                 }
                 event => {
                     self.player.event(now, &event);

@@ -152,7 +152,9 @@ async fn talk(
     let every = scenario.file.camera.as_ref().map_or(Duration::ZERO, |camera| Duration::from_secs_f64(camera.every_s));
     let camera = scenario.picture.as_ref().map(|picture| Camera { picture, every });
     let late = |_| BenchError::session("talking", format!("not over after {} s", (script + PATIENCE).as_secs()));
-    timeout(script + PATIENCE, converse(&target, session, speaker, camera, limit)).await.map_err(late)?
+    timeout(script + PATIENCE, converse(&target, session, speaker, scenario.file.phone, camera, limit))
+        .await
+        .map_err(late)?
 }
 
 fn wishes(scenario: &Scenario, seed: u64) -> SessionConfig {

@@ -51,7 +51,8 @@ pub struct ScenarioFile {
     /// Seconds of a conversation before the first run, which nobody counts.
     #[serde(default)]
     pub warm_up_s: f64,
-    /// The user's sound goes through a telephone first (8 kHz, G.711).
+    /// The user's sound goes through a telephone first (8 kHz, G.711). A WebSocket then carries that, both ways; over WebRTC only
+    /// the sound is like it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phone: Option<Phone>,
     /// What each session asks of the server.

@@ -7,7 +7,7 @@ use duologue_audio::g711::{self, Law};
 use duologue_audio::{Pcm, level, resample, wav};
 use serde::{Deserialize, Serialize};
 
-/// Samples per second on both wires: the rate of the page's WebSocket, and what Opus is coded from.
+/// Samples per second of what the user says: the rate of the page's WebSocket, and what Opus is coded from.
 pub const WIRE_RATE_HZ: u32 = 24_000;
 /// Samples of a packet: 20 ms.
 pub const PACKET: usize = 480;
@@ -28,6 +28,16 @@ pub enum Phone {
     MuLaw,
     /// Elsewhere.
     ALaw,
+}
+
+impl Phone {
+    /// What codes its samples.
+    pub fn law(self) -> Law {
+        match self {
+            Self::MuLaw => Law::Mu,
+            Self::ALaw => Law::A,
+        }
+    }
 }
 
 /// Something to say.
@@ -75,10 +85,7 @@ impl Line {
 
 /// What is left of a voice behind a telephone line.
 fn telephone(clip: &Pcm, phone: Phone) -> Pcm {
-    let law = match phone {
-        Phone::MuLaw => Law::Mu,
-        Phone::ALaw => Law::A,
-    };
+    let law = phone.law();
     let narrow = to_i16(&resample::to_rate(clip, g711::RATE_HZ).samples);
     let samples = law.decode(&law.encode(&narrow)).into_iter().map(to_float).collect();
     Pcm { rate_hz: g711::RATE_HZ, samples }

@@ -1,7 +1,8 @@
-//! Everything over one WebSocket, in the page's format: 24 kHz both ways.
+//! Everything over one WebSocket, in the page's format, 24 kHz both ways, or in a telephone's, G.711 at 8 kHz both ways.
 
 use std::time::Instant;
 
+use duologue_audio::g711;
 use duologue_proto::live::{AudioConfig, AudioFormat, ClientEvent, InputAudioAppend, SessionConfig, SessionStart};
 use duologue_proto::payload::Base64;
 use futures_util::{SinkExt, StreamExt};
@@ -14,21 +15,24 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use super::{Incoming, SESSIONS, Target, read};
 use crate::error::BenchError;
 use crate::player::{Buffer, Player};
-use crate::voice::WIRE_RATE_HZ;
+use crate::voice::{Phone, WIRE_RATE_HZ};
+
+/// Samples of ours for one of a telephone.
+const PHONE_STEP: usize = (WIRE_RATE_HZ / g711::RATE_HZ) as usize;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Websocket {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-}
-
-/// The page's buffer.
-pub(super) fn player() -> Player {
-    Player::Buffer(Buffer::new(WIRE_RATE_HZ))
+    phone: Option<Phone>,
 }
 
 impl Websocket {
-    pub(super) async fn connect(target: &Target, session: SessionConfig) -> Result<Self, BenchError> {
+    pub(super) async fn connect(
+        target: &Target,
+        session: SessionConfig,
+        phone: Option<Phone>,
+    ) -> Result<Self, BenchError> {
         let failed = |error: tungstenite::Error| match error {
             tungstenite::Error::Http(answer) if answer.status() == 503 || answer.status() == 429 => {
                 BenchError::Refused { reason: format!("HTTP {}", answer.status()) }
@@ -44,15 +48,34 @@ impl Websocket {
         }
         // Without TCP_NODELAY a packet of sound may wait for the one before.
         let (socket, _) = connect_async_with_config(request, None, true).await.map_err(failed)?;
-        let audio = AudioConfig { format: Some(AudioFormat::Pcm24k), ..session.audio.clone().unwrap_or_default() };
+        let format = match phone {
+            None => AudioFormat::Pcm24k,
+            Some(Phone::MuLaw) => AudioFormat::Pcmu,
+            Some(Phone::ALaw) => AudioFormat::Pcma,
+        };
+        let audio = AudioConfig { format: Some(format), ..session.audio.clone().unwrap_or_default() };
         let session = SessionConfig { audio: Some(audio), ..session };
-        let mut client = Self { socket };
+        let mut client = Self { socket, phone };
         client.send(ClientEvent::SessionStart(Box::new(SessionStart { session }))).await?;
         Ok(client)
     }
 
+    /// The page's buffer, or the same behind a telephone.
+    pub(super) fn player(&self) -> Player {
+        Player::Buffer(Buffer::new(self.phone.map_or(WIRE_RATE_HZ, |_| g711::RATE_HZ)))
+    }
+
+    /// How the telephone codes its samples.
+    pub(super) fn phone(&self) -> Option<Phone> {
+        self.phone
+    }
+
     pub(super) async fn say(&mut self, samples: &[i16]) -> Result<(), BenchError> {
-        let audio = Base64(samples.iter().flat_map(|sample| sample.to_le_bytes()).collect());
+        let audio = Base64(match self.phone {
+            None => samples.iter().flat_map(|sample| sample.to_le_bytes()).collect(),
+            // The line was narrowed to 4 kHz before: every third sample is all of it.
+            Some(phone) => phone.law().encode(&samples.iter().copied().step_by(PHONE_STEP).collect::<Vec<_>>()),
+        });
         self.send(ClientEvent::InputAudioAppend(InputAudioAppend { audio })).await
     }
 

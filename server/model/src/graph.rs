@@ -8,6 +8,7 @@ pub mod flow;
 pub mod hift;
 pub mod kv_compact;
 pub mod llm;
+mod placement;
 pub mod tts;
 mod tts_condition;
 pub mod vision;
@@ -22,8 +23,10 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use crate::bundle::{Bundle, MANIFEST};
 use crate::error::{ModelError, Result};
 use crate::manifest::{IoType, Target};
-use crate::raw::{Arena, Binding, Kind, Place, Tensor, TensorMut, View, run};
+use crate::raw::{self, Arena, Binding, Kind, Place, Tensor, TensorMut, View, run};
 use crate::runtime::{Device, Runtime, SessionSettings};
+
+use placement::Placement;
 
 /// A dimension that changes from call to call.
 pub(crate) const ANY: i64 = -1;
@@ -89,6 +92,8 @@ impl Graph {
     /// # Errors
     /// [`ModelError::DeviceMismatch`] when the bundle was made for another kind of device,
     /// [`ModelError::GraphContract`] naming the input or output, [`ModelError::GraphLoad`].
+    ///
+    /// Nodes that compute on the CPU although the graph runs on a device are named in a warning.
     pub(crate) fn load(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -113,6 +118,16 @@ impl Graph {
         check_stated("output", outputs, &entry.outputs).map_err(refuse)?;
         let names = |ports: &[Port]| ports.iter().map(Port::c_name).collect();
         let place = if usage == Use::Once { Place::Host } else { runtime.place() };
+        if device != Device::Cpu {
+            let nodes = raw::placement(&session);
+            let nodes = nodes.map_err(|reason| ModelError::GraphLoad { path: path.clone(), reason })?;
+            let Placement { on_device, shapes, strays } = Placement::of(&nodes);
+            tracing::debug!(file, on_device, shapes, "nodes of the graph");
+            if !strays.is_empty() {
+                let (count, names) = (strays.len(), strays.join(", "));
+                tracing::warn!(file, %device, count, names, "nodes run on the CPU, and every run waits for them");
+            }
+        }
         tracing::debug!(file, device = %device, "graph loaded");
         Ok(Graph { name: file.to_owned(), session, inputs: names(inputs), outputs: names(outputs), place })
     }

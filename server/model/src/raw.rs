@@ -12,8 +12,10 @@
 
 mod arena;
 mod binding;
+mod placement;
 mod tensor;
 
 pub(crate) use arena::{Arena, Buffer, Place, View};
 pub(crate) use binding::Binding;
+pub(crate) use placement::{Placed, RECORD_PLACEMENT, placement};
 pub(crate) use tensor::{Kind, Tensor, TensorMut, run};

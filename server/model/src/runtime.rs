@@ -298,6 +298,7 @@ impl Runtime {
             .with_inter_threads(1)?
             .with_memory_pattern(settings.memory_pattern)?
             .with_intra_op_spinning(settings.spinning)?
+            .with_config_entry(raw::RECORD_PLACEMENT, "1")?
             .with_no_environment_execution_providers()?;
         let builder = match settings.device {
             Device::Cpu => builder

@@ -1,8 +1,11 @@
 //! Asserted here:
 //! 1. every graph of a bundle made for CUDA fits the contract (names, types, shapes), at every precision that exists;
 //! 2. with float16 caches the vocoder and the llm compute what the fp32 bundle does, as near as float16 is;
-//! 3. a bundle is refused by name on the other kind of device, with the remedy.
+//! 3. a bundle is refused by name on the other kind of device, with the remedy;
+//! 4. ONNX Runtime tells of every node of a graph where it runs.
 
+use super::placement::HOST_PROVIDER;
+use super::{Graph, Kind, Use, port};
 use crate::golden::{altered_bundle, bundle, cuda_bundle, pcc, runtime, voice_prompt};
 use crate::{Apm, Bundle, Device, Llm, Stream, StreamOptions, Token2Wav, Tts, Vision, VoiceFrontEnd};
 
@@ -83,4 +86,14 @@ fn a_bundle_is_refused_on_the_other_kind_of_device() {
             }
         }
     }
+}
+
+#[test]
+fn every_node_of_a_graph_has_a_known_place() {
+    let inputs = [port("embedding", Kind::F32, &[-1, -1])];
+    let outputs = [port("spk", Kind::F32, &[-1, -1])];
+    let graph = Graph::load(runtime(), &bundle(), "flow_speaker.onnx", Use::Chunk, &inputs, &outputs).expect("it fits");
+    let nodes = crate::raw::placement(graph.session()).expect("the record was asked for");
+    assert!(nodes.iter().any(|node| node.operator == "MatMul" || node.operator == "Gemm"), "{nodes:?}");
+    assert!(nodes.iter().all(|node| node.provider == HOST_PROVIDER && !node.name.is_empty()), "{nodes:?}");
 }
