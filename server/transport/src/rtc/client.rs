@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use duologue_audio::opus::Encoder;
 use rtc::media_stream::MediaStreamTrack;
+use rtc::peer_connection::configuration::setting_engine::SctpMaxMessageSize;
 use rtc::rtp;
 use rtc::rtp_transceiver::rtp_sender::{
     RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
@@ -142,6 +143,8 @@ impl Client {
             .with_include_loopback_candidate(true)
             .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(200))
             .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+            // As a browser, which sends what the server takes: pictures are longer than the 64 KiB of who says nothing.
+            .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(SctpMaxMessageSize::MAX_MESSAGE_SIZE))
             .build();
         let connection = PeerConnectionBuilder::new()
             .with_media_engine(media)
