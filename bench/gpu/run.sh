@@ -2,8 +2,8 @@
 # Measures at true shapes: builds a bundle with the sizes of MiniCPM-o 4.5 and random weights, compares it with PyTorch, and lets
 # 1 to 64 sessions talk on a forced schedule. README.md beside this file says how it is used on a machine that lends minutes.
 #
-#   run.sh [--device cuda|cpu] [--layers N] [--sessions 1,2,4] [--precisions fp16,int4] [--schedule PATTERN] [--units N] [--warm-up N]
-#          [--kv-capacity N] [--threads N] [--kit DIR] [--work DIR] [--out DIR] [--seconds N] [--until STEP] [--dims SPEC]
+#   run.sh [--device cuda|cpu] [--layers N] [--sessions 1,2,4] [--precisions fp16,int4] [--schedule PATTERN] [--first-words N]
+#          [--units N] [--warm-up N] [--kv-capacity N] [--threads N] [--kit DIR] [--work DIR] [--out DIR] [--seconds N] [--until STEP] [--dims SPEC]
 #
 # Steps that are done are not done again: call it once more and it goes on where it stopped. It ends after --seconds (570 on a GPU)
 # with 75 (EX_TEMPFAIL) when something is left, and so it does when the kit's part that the next step needs is not there.
@@ -14,11 +14,11 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 device=cuda layers='' sessions=1,2,4,8,16,32,64 precisions='' dims=release seconds='' until=''
-schedule=listen=1,speak=3,tokens=5,codes=25 units=8 warm_up=4 kv_capacity=8192
+schedule=listen=1,speak=3,tokens=5,codes=25 first_words=0 units=8 warm_up=4 kv_capacity=8192
 kit=$root/out/gpu/kit work='' out=${OUT:-} threads=1 patience=1
 while (($#)); do
   case $1 in
-    --device | --layers | --sessions | --precisions | --schedule | --units | --warm-up | --kv-capacity | --threads | --kit | \
+    --device | --layers | --sessions | --precisions | --schedule | --first-words | --units | --warm-up | --kv-capacity | --threads | --kit | \
       --work | --out | --seconds | --until | --dims)
       name=${1#--}
       declare "${name//-/_}=${2:?$1 needs a value}" && shift 2 ;;
@@ -121,7 +121,7 @@ step doctor 60 bash -c doctor || exit 1
 # These do not need each other: what fails is named at the end.
 for precision in ${precisions//,/ }; do
   step "load-$precision" 300 "$programs/engine_load" --bundle "$work/bundle-$precision" --device "$device" --threads "$threads" \
-    --sessions "$sessions" --schedule "$schedule" --units "$units" --warm-up "$warm_up" --out "$out/load-$precision.json" || true
+    --sessions "$sessions" --schedule "$schedule" --first-words "$first_words" --units "$units" --warm-up "$warm_up" --out "$out/load-$precision.json" || true
   step "verify-$precision" 200 "$python" "$here/check.py" --work "$work" --precision "$precision" \
     --json "$out/verify-$precision.json" || true
 done

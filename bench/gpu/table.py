@@ -6,7 +6,8 @@
 Reads load-PRECISION.json and verify-PRECISION.json in the folder RESULTS, prints the table, and writes table.txt and
 summary.json beside them. Times are ms; unit times and TTFB are those that a session sees, waiting for other sessions
 included, as far as the engine's border: a network is not in them. Stage times are those of the stage, shared by all
-sessions of a batch; `cpu_unit` is the processor time of all threads for one unit of one session.
+sessions of a batch; `cpu_unit` is the processor time of all threads for one unit of one session, `gpu_busy` the percent
+of the time in which the GPU ran a kernel.
 """
 
 import argparse
@@ -37,6 +38,7 @@ COLUMNS = (
     ("cpu_unit", "{:>8}"),
     ("rss_mib", "{:>7}"),
     ("gpu_mib", "{:>7}"),
+    ("gpu_busy", "{:>8}"),
 )
 
 
@@ -85,6 +87,7 @@ def row(precision: str, run: dict) -> dict:
         "cpu_unit": run["cpu_ms_per_unit"],
         "rss_mib": run["memory"]["rss_mib"],
         "gpu_mib": run["memory"]["gpu_mib"],
+        "gpu_busy": run["memory"]["gpu_busy_percent"],
     }
 
 
@@ -131,7 +134,8 @@ def lines(summary: dict) -> list[str]:
     for part in summary["parts"]:
         what = f"{part['bundle']} ({part['precision']}, {part['weights']} weights)"
         where = f"{part['device']}, ONNX Runtime {part['onnxruntime']}, {part['cores']} CPU cores"
-        text.append(f"forced schedule {part['forced_schedule']}: {what} on {where}")
+        early = f", spoken from {part['first_words']} words on" if part["first_words"] else ""
+        text.append(f"forced schedule {part['forced_schedule']}{early}: {what} on {where}")
     text += ["", " ".join(form.format(name) for name, form in COLUMNS)]
     for part in summary["parts"]:
         text += [" ".join(form.format(shown(row[name])) for name, form in COLUMNS) for row in part["rows"]]

@@ -60,7 +60,7 @@ pub struct Change {
 /// Two reports side by side.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Comparison {
-    /// Every figure that both have.
+    /// Every figure that both have, but for what is no cost of the server.
     pub changes: Vec<Change>,
     /// What only the first report has.
     pub missing: Vec<String>,
@@ -111,7 +111,9 @@ pub fn compare(before: &Report, after: &Report) -> Comparison {
                         verdict: judge(metric.unit(), &a, &b),
                     }),
                     // No gap any more is no loss, nor is a reply that nobody had asked for.
-                    (Some(_), None) if !metric.zero_if_absent() && !rightly_silent(new, load) => {
+                    (Some(_), None)
+                        if !(metric.zero_if_absent() || metric.needs_reply() && rightly_silent(new, load)) =>
+                    {
                         comparison.missing.push(format!("{metric} of {place}, {load}"));
                     }
                     _ => {}
@@ -137,7 +139,9 @@ fn environments(before: &Report, after: &Report) -> Vec<String> {
     }
     let settings = |report: &Report| ServerFacts { address: String::new(), ..report.environment.server.clone() };
     if a.server.in_process && b.server.in_process && settings(before) != settings(after) {
-        doubts.push("the servers' ONNX Runtime, device, threads, places or voice detectors differ".to_owned());
+        doubts.push(
+            "the servers differ in ONNX Runtime, device, threads, places, voice detector or first words".to_owned(),
+        );
     }
     if let Some(busy) = [a, b].into_iter().filter_map(|side| side.load_before).reduce(f64::max)
         && busy > 0.5 * a.cores as f64
@@ -149,8 +153,9 @@ fn environments(before: &Report, after: &Report) -> Vec<String> {
 
 /// There was no reply, and nobody waited for one.
 fn rightly_silent(result: &ScenarioResult, load: Load) -> bool {
+    let none = |metric: Metric| metric.samples(&result.rows, load).iter().all(|run| run.value == 0.0);
     let replies = result.rows.replies.iter().any(|row| row.place.load == load);
-    !replies && Metric::Unanswered.samples(&result.rows, load).iter().all(|run| run.value == 0.0)
+    !replies && [Metric::Unanswered, Metric::Failed, Metric::Refused].into_iter().all(none)
 }
 
 /// See the module; `Same` without values on a side.

@@ -86,7 +86,7 @@ pub struct UnitRow {
     pub unit_ms: f64,
     /// It took longer than its audio.
     pub missed: bool,
-    /// It was decided before an interruption; nothing of it is heard.
+    /// It was decided before an interruption; nothing of it is heard, but for what was spoken before it was decided.
     pub stale: bool,
     /// Tokens that the LLM made.
     pub tokens: u32,
@@ -283,7 +283,7 @@ fn unit_row(place: Place, at_ms: f64, unit: &Unit, speech: &BTreeMap<u64, Vec<&S
         tts_ms: sum(|piece| piece.stages.tts_ms),
         flow_ms: sum(|piece| piece.stages.flow_ms),
         hift_ms: sum(|piece| piece.stages.hift_ms),
-        // The model's voice has 24 kHz, as the wire has.
+        // The model's voice has 24 kHz.
         sound_ms: sum(|piece| piece.samples as f64 * 1e3 / f64::from(crate::voice::WIRE_RATE_HZ)),
     }
 }

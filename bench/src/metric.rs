@@ -186,6 +186,12 @@ impl Metric {
         !matches!(self, Self::ClientLate | Self::Gpu)
     }
 
+    /// It has values only where the model speaks.
+    pub(crate) fn needs_reply(self) -> bool {
+        use Metric::{CodeTime, Delivery, Flow, Hift, Made, SpeakUnit, SpeechRtf, TokenTime, Ttfa, Ttfb, Tts};
+        matches!(self, Ttfa | Ttfb | Made | Delivery | SpeakUnit | SpeechRtf | TokenTime | Tts | CodeTime | Flow | Hift)
+    }
+
     /// Without values it is 0, and not unknown: nothing of the kind has happened.
     pub(crate) fn zero_if_absent(self) -> bool {
         self == Self::Gap
@@ -278,6 +284,8 @@ impl Unit {
     /// A value with its unit, as people read it.
     pub fn show(self, value: f64) -> String {
         match self {
+            // Not "-0.0".
+            Self::Milliseconds if value.abs() < 0.05 => "0.0 ms".to_owned(),
             Self::Milliseconds if value.abs() < 10.0 => format!("{value:.1} ms"),
             Self::Milliseconds => format!("{value:.0} ms"),
             Self::Ratio => format!("{value:.3}"),

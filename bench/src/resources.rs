@@ -19,7 +19,7 @@ pub struct Usage {
     pub resident_mib: f64,
     /// Processor time since the look before, in percent of one core; `None` at the first one.
     pub cpu_percent: Option<f64>,
-    /// The machine's first GPU, by all processes; `None` where there is none, and at most looks.
+    /// The machine's first GPU, by all processes; `None` where there is none, and at three looks of four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuUsage>,
 }

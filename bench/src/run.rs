@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{interval, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::client::Target;
 use crate::conversation::{Camera, Conversation, converse};
@@ -196,6 +196,8 @@ impl Watch {
         let task = tokio::spawn(async move {
             let mut meter = Meter::default();
             let mut looks = interval(INTERVAL);
+            // Two looks at once would divide by nothing.
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
                 // A GPU is asked by a program, which takes its time.

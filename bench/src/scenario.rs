@@ -264,7 +264,9 @@ impl ScenarioFile {
         whole("runs", self.runs)?;
         seconds("warm_up_s", self.warm_up_s)?;
         self.load.check()?;
-        self.session.schedule()?;
+        if self.session.schedule()?.is_some() && self.user.iter().any(|entry| entry.interrupts.is_some()) {
+            return Err("session.schedule: nothing interrupts a schedule; leave interrupts out".to_owned());
+        }
         if let Some(camera) = &self.camera {
             seconds("camera.every_s", camera.every_s)?;
             if camera.every_s < LEAST_CAMERA_S {
@@ -376,6 +378,10 @@ mod tests {
             ("about = \"x\"\n[[user]]\nquiet_s = 1.0\nfrom_s = 1.0", "user[0].wav: missing"),
             ("about = \"x\"\n[[user]]\nwav = \"a\"\nquiet_s = 1.0\nfrom_s = 2.0\nto_s = 1.0", "user[0].to_s: 1"),
             ("about = \"x\"\n[session]\nschedule = \"listen=1\"\n[[user]]\nquiet_s = 1.0", "session.schedule: "),
+            (
+                "about = \"x\"\n[session]\nschedule = \"listen=1,speak=1,tokens=1,codes=1\"\n[[user]]\nwav = \"a\"\nquiet_s = 1.0\ninterrupts = { after_s = 0.1, wait_s = 1.0 }",
+                "nothing interrupts a schedule",
+            ),
             ("about = \"x\"\n[camera]\npicture = \"a\"\nevery_s = 0.0\n[[user]]\nquiet_s = 1.0", "camera.every_s: 0"),
             ("about = \"x\"\n[load]\nsessions = [8, 8]\n[[user]]\nquiet_s = 1.0", "load.sessions: 8 stands"),
             ("about = \"x\"\n[load]\nsessions = [1, 0]\n[[user]]\nquiet_s = 1.0", "load.sessions: 0"),

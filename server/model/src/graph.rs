@@ -87,13 +87,12 @@ pub(crate) struct Graph {
 
 impl Graph {
     /// Loads `file` of the bundle and checks that it has exactly these inputs and outputs, that the manifest says the
-    /// same, and that fixed dimensions agree. Tensors are later passed in the order of the two lists.
+    /// same, and that fixed dimensions agree. Tensors are later passed in the order of the two lists. Nodes that compute on
+    /// the CPU although the graph runs on a device are named in a warning.
     ///
     /// # Errors
     /// [`ModelError::DeviceMismatch`] when the bundle was made for another kind of device,
     /// [`ModelError::GraphContract`] naming the input or output, [`ModelError::GraphLoad`].
-    ///
-    /// Nodes that compute on the CPU although the graph runs on a device are named in a warning.
     pub(crate) fn load(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -119,14 +118,7 @@ impl Graph {
         let names = |ports: &[Port]| ports.iter().map(Port::c_name).collect();
         let place = if usage == Use::Once { Place::Host } else { runtime.place() };
         if device != Device::Cpu {
-            let nodes = raw::placement(&session);
-            let nodes = nodes.map_err(|reason| ModelError::GraphLoad { path: path.clone(), reason })?;
-            let Placement { on_device, shapes, strays } = Placement::of(&nodes);
-            tracing::debug!(file, on_device, shapes, "nodes of the graph");
-            if !strays.is_empty() {
-                let (count, names) = (strays.len(), strays.join(", "));
-                tracing::warn!(file, %device, count, names, "nodes run on the CPU, and every run waits for them");
-            }
+            tell_strays(file, device, raw::placement(&session));
         }
         tracing::debug!(file, device = %device, "graph loaded");
         Ok(Graph { name: file.to_owned(), session, inputs: names(inputs), outputs: names(outputs), place })
@@ -176,6 +168,20 @@ impl Graph {
 
     fn failed(&self, reason: String) -> ModelError {
         ModelError::GraphRun { graph: self.name.clone(), reason }
+    }
+}
+
+/// Names nodes that compute on the CPU although the graph runs on a device.
+fn tell_strays(file: &str, device: Device, nodes: std::result::Result<Vec<raw::Placed>, String>) {
+    let nodes = match nodes {
+        Ok(nodes) => nodes,
+        Err(reason) => return tracing::warn!(file, reason, "where the nodes of the graph run is not known"),
+    };
+    let Placement { on_device, shapes, strays } = Placement::of(&nodes);
+    tracing::debug!(file, on_device, shapes, "nodes of the graph");
+    if !strays.is_empty() {
+        let (count, names) = (strays.len(), strays.join(", "));
+        tracing::warn!(file, %device, count, names, "nodes run on the CPU, and every run waits for them");
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::config::{ConfigError, Mode, require};
 
 /// What a session does at each difference. [`Conduct::official`] is the official code, defects included; [`Conduct::live`] is what a
-/// listener wants. Both are one code path: each can be had without the others, but for two pairs that a session refuses.
+/// listener wants. Both are one code path: each can be had without the others, but for pairs that a session refuses by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conduct {
     /// A turn's sound is made as soon as its codes allow: from 12 codes, then 15, then full chunks. The official code waits for
@@ -54,7 +54,7 @@ impl Conduct {
         }
     }
 
-    /// For listeners. `first_words` stays 0: no released weights have been judged with it.
+    /// For listeners. `first_words` stays 0: a model must have been taught it (bench/RESULTS.md).
     pub fn live() -> Self {
         Self {
             early_sound: true,

@@ -118,7 +118,7 @@ pub struct UnitEnd {
 impl UnitEnd {
     /// Words of this unit will be heard. What shows a unit as spoken asks this, because a unit whose decision is "listen" may
     /// have ended its turn with words first ([`Conduct::speak_before_listen`]). Always `false` in a text-only session and for
-    /// an aborted unit.
+    /// an aborted unit, of which first words may have been heard all the same ([`Conduct::first_words`]).
     pub fn speaks(&self) -> bool {
         self.speech != SpeechOrder::None
     }

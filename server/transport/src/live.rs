@@ -4,6 +4,7 @@
 //! in, server messages out. The sockets only carry its text.
 
 pub mod codec;
+mod output;
 mod request;
 pub mod sideband;
 mod transcript;

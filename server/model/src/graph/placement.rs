@@ -1,7 +1,8 @@
 //! Nodes that run on the CPU although a device was asked for.
 //!
 //! Owns: what of that is right. ONNX Runtime leaves arithmetic on shapes on the CPU, where shapes are known; every other node there
-//! makes each run copy to the host, wait, and copy back.
+//! makes each run copy to the host, wait, and copy back. The two are told apart by the operator, so a sum or a copy of numbers
+//! that are no shapes goes unnoticed.
 
 use crate::raw::Placed;
 
@@ -11,6 +12,7 @@ pub(crate) const HOST_PROVIDER: &str = "CPUExecutionProvider";
 /// Operators that arithmetic on shapes consists of.
 const SHAPE_OPERATORS: &[&str] = &[
     "Add",
+    "And",
     "Cast",
     "Concat",
     "ConstantOfShape",
@@ -25,7 +27,9 @@ const SHAPE_OPERATORS: &[&str] = &[
     "Min",
     "Mod",
     "Mul",
+    "Not",
     "Range",
+    "ReduceMax",
     "ReduceProd",
     "Reshape",
     "Shape",

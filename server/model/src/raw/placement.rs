@@ -11,7 +11,7 @@ use super::tensor::check;
 /// Entry of a session's settings, to be set to "1", without which ONNX Runtime keeps no record.
 pub(crate) const RECORD_PLACEMENT: &str = "session.record_ep_graph_assignment_info";
 
-/// A node of an optimised graph.
+/// A node as the graph was cut up between providers: what ONNX Runtime fuses or casts later is not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) provider: String,
@@ -26,28 +26,32 @@ pub(crate) struct Placed {
 pub(crate) fn placement(session: &Session) -> Result<Vec<Placed>, String> {
     let api = ort::api();
     let mut nodes = Vec::new();
-    for subgraph in list(|first, count| unsafe {
-        // SAFETY: the session is alive, the two places are written to.
-        (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), first, count)
-    })? {
-        // SAFETY: the pointers that a session hands out live as long as it, and it is borrowed.
-        let provider = text(|out| unsafe { (api.EpAssignedSubgraph_GetEpName)(subgraph, out) })?;
-        let assigned = list(|first, count| unsafe { (api.EpAssignedSubgraph_GetNodes)(subgraph, first, count) })?;
-        for node in assigned {
-            nodes.push(Placed {
-                provider: provider.clone(),
-                name: text(|out| unsafe { (api.EpAssignedNode_GetName)(node, out) })?,
-                operator: text(|out| unsafe { (api.EpAssignedNode_GetOperatorType)(node, out) })?,
-            });
+    // SAFETY: the session is alive and borrowed; what it hands out lives as long as it. Every call fills what it is given.
+    unsafe {
+        let session = session.ptr();
+        for subgraph in list(|first, count| (api.Session_GetEpGraphAssignmentInfo)(session, first, count))? {
+            let provider = text(|out| (api.EpAssignedSubgraph_GetEpName)(subgraph, out))?;
+            for node in list(|first, count| (api.EpAssignedSubgraph_GetNodes)(subgraph, first, count))? {
+                nodes.push(Placed {
+                    provider: provider.clone(),
+                    name: text(|out| (api.EpAssignedNode_GetName)(node, out))?,
+                    operator: text(|out| (api.EpAssignedNode_GetOperatorType)(node, out))?,
+                });
+            }
         }
     }
     Ok(nodes)
 }
 
 /// The array that a call of the API names by its first element and its length.
-fn list<T>(call: impl FnOnce(*mut *const *const T, *mut usize) -> sys::OrtStatusPtr) -> Result<Vec<*const T>, String> {
+///
+/// # Safety
+/// `call` must be such a call: its status is the API's, and after success the array is there.
+unsafe fn list<T>(
+    call: impl FnOnce(*mut *const *const T, *mut usize) -> sys::OrtStatusPtr,
+) -> Result<Vec<*const T>, String> {
     let (mut first, mut count) = (std::ptr::null(), 0);
-    // SAFETY: the status is one of the API's.
+    // SAFETY: the caller's promise.
     unsafe { check(call(&mut first, &mut count)) }?;
     if count == 0 {
         return Ok(Vec::new());
@@ -56,9 +60,13 @@ fn list<T>(call: impl FnOnce(*mut *const *const T, *mut usize) -> sys::OrtStatus
     Ok(unsafe { std::slice::from_raw_parts(first, count) }.to_vec())
 }
 
-fn text(call: impl FnOnce(*mut *const c_char) -> sys::OrtStatusPtr) -> Result<String, String> {
+/// The text that a call of the API gives.
+///
+/// # Safety
+/// `call` must be such a call: its status is the API's, and after success the text is there and ends with a zero.
+unsafe fn text(call: impl FnOnce(*mut *const c_char) -> sys::OrtStatusPtr) -> Result<String, String> {
     let mut text = std::ptr::null();
-    // SAFETY: the status is one of the API's; after success the text ends with a zero and is copied at once.
+    // SAFETY: the caller's promise; the text is copied at once.
     unsafe {
         check(call(&mut text))?;
         Ok(CStr::from_ptr(text).to_string_lossy().into_owned())

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use duologue_audio::g711::Law;
 use duologue_audio::stream::Resampler;
 use duologue_proto::live::{
     AudioConfig, AudioDelta, AudioFormat, BundleInfo, ClientEvent, ClientMessage, CloseDetail, CloseReason,
@@ -14,11 +13,12 @@ use duologue_proto::live::{
     Unit, UnitStages, Usage, UsageUpdated, VoiceActivity, parse_client,
 };
 use duologue_proto::live::{AudioOutput, FlushCause as WireFlushCause};
-use duologue_proto::payload::{Base64, decode_s16le, encode_s16le};
+use duologue_proto::payload::{Base64, decode_s16le};
 use duologue_proto::timeline::Decision;
 use duologue_proto::wire::{ErrorCode, Limits as MessageLimits, WireError};
 use duologue_session::Frame;
 
+use super::output::{Output, Piece, law, resampler, to_float};
 use super::transcript::{Fragment, Transcript};
 use crate::backend::BackendInfo;
 use crate::driver::{CloseCause, FlushCause, Sequenced, SessionCommand, SessionEvent, SpeechEvent, UnitEvent};
@@ -65,7 +65,7 @@ pub struct LiveCodec {
     unit: Duration,
     pause: Duration,
     input: Resampler,
-    output: Resampler,
+    output: Output,
     /// Of the session, not of this connection: it stays muted when its client comes back.
     muted: Arc<AtomicBool>,
     paused: bool,
@@ -118,7 +118,7 @@ impl LiveCodec {
             unit: Duration::from_millis(u64::from(info.duplex.chunk_ms)),
             pause: session.limits.pause,
             input: resampler(format.rate(), info.duplex.sample_rate_hz),
-            output: resampler(info.output_rate_hz, format.rate()),
+            output: Output::new(info.output_rate_hz, format),
             muted: session.muted.clone(),
             paused: false,
             resumed: session.resumed,
@@ -280,18 +280,18 @@ impl LiveCodec {
             SessionEvent::Unit(unit) => self.unit(unit, out),
             SessionEvent::Speech(speech) => tell(ServerEvent::Speech(self.speech(speech))),
             SessionEvent::Audio { turn, start, samples } if self.sound == Sound::Messages => {
-                let delta = Base64(self.encode(samples));
-                let start_ms = start * 1000 / u64::from(self.output_rate_hz);
-                let duologue = extension.then(|| DeltaExtension { turn: (*turn).into(), start_ms: Some(start_ms) });
-                out.push(ServerEvent::OutputAudioDelta(AudioDelta { delta, duologue }));
+                out.extend(self.output.push(*turn, *start, samples).into_iter().map(|piece| delta(piece, extension)));
             }
             SessionEvent::Audio { .. } => {}
-            SessionEvent::TurnBegan { turn } => {
-                self.output = resampler(self.output_rate_hz, self.format.rate());
-                tell(turn_event(*turn, TurnState::Begin));
+            SessionEvent::TurnBegan { turn } => tell(turn_event(*turn, TurnState::Begin)),
+            SessionEvent::TurnDone { turn } => {
+                out.extend(self.output.finish().map(|piece| delta(piece, extension)));
+                if extension {
+                    out.push(turn_event(*turn, TurnState::Done));
+                }
             }
-            SessionEvent::TurnDone { turn } => tell(turn_event(*turn, TurnState::Done)),
             SessionEvent::Flush { turn, cause } => {
+                self.output.drop_reply();
                 if let Some(stopped) = turn.checked_sub(1) {
                     tell(turn_event(stopped, TurnState::Interrupted));
                 }
@@ -400,14 +400,6 @@ impl LiveCodec {
             first: speech.ttfb.is_some(),
             ttfb_ms: speech.ttfb.map(milliseconds),
         }
-    }
-
-    fn encode(&mut self, samples: &[i16]) -> Vec<u8> {
-        let floats = self.output.push(&to_float(samples));
-        let bytes = encode_s16le(&floats);
-        let Some(law) = law(self.format) else { return bytes };
-        let samples: Vec<i16> = bytes.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect();
-        law.encode(&samples)
     }
 
     fn closed(&self, cause: &CloseCause) -> ServerEvent {
@@ -521,20 +513,8 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn to_float(samples: &[i16]) -> Vec<f32> {
-    samples.iter().map(|&sample| f32::from(sample) / 32768.0).collect()
-}
-
-fn resampler(from_hz: u32, to_hz: u32) -> Resampler {
-    Resampler::new(from_hz, to_hz)
-        .expect("the wire's formats and the bundle's rates are rates of the resampler. This is a bug.")
-}
-
-/// The companding of a format; `None` for linear samples.
-fn law(format: AudioFormat) -> Option<Law> {
-    match format {
-        AudioFormat::Pcm8k | AudioFormat::Pcm12k | AudioFormat::Pcm16k | AudioFormat::Pcm24k => None,
-        AudioFormat::Pcmu => Some(Law::Mu),
-        AudioFormat::Pcma => Some(Law::A),
-    }
+fn delta(piece: Piece, extension: bool) -> ServerEvent {
+    let Piece { turn, start_ms, bytes } = piece;
+    let duologue = extension.then(|| DeltaExtension { turn: turn.into(), start_ms: Some(start_ms) });
+    ServerEvent::OutputAudioDelta(AudioDelta { delta: Base64(bytes), duologue })
 }

@@ -143,7 +143,7 @@ impl Client {
             .with_include_loopback_candidate(true)
             .with_ice_connection_attempts(Some(Duration::from_millis(20)), Some(200))
             .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
-            // As a browser, which sends what the server takes: pictures are longer than the 64 KiB of who says nothing.
+            // As a browser, which sends what the server takes: pictures are longer than the 64 KiB that hold when nothing is said.
             .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(SctpMaxMessageSize::MAX_MESSAGE_SIZE))
             .build();
         let connection = PeerConnectionBuilder::new()
