@@ -98,7 +98,12 @@ def unit(speaks: bool, unit_ms: float, **changes) -> dict:
 def test_the_table_holds_the_figures_of_the_units():
     units = [unit(True, float(time), ttfb_ms=float(time) / 2) for time in range(1, 101)]
     units.append(unit(False, 7.0, missed=True))
-    run = {"sessions": 1, "units": units, "cpu_ms_per_unit": 5.0, "memory": {"rss_mib": 10, "gpu_mib": 20000, "gpu_busy_percent": 70.0}}
+    run = {
+        "sessions": 1,
+        "units": units,
+        "cpu_ms_per_unit": 5.0,
+        "memory": {"rss_mib": 10, "gpu_mib": 20000, "gpu_busy_percent": 70.0},
+    }
     row = table.row("fp16", run)
     assert (row["units"], row["missed"], row["ttfb_p50"], row["speak_p95"]) == (101, 1, 25.0, 95.0)
     assert (row["ms_token"], row["ms_code"], row["t2w_rtf"]) == (4.0, 2.0, pytest.approx(0.02))
