@@ -6,6 +6,7 @@ mod json;
 mod plot;
 mod table;
 
+use duologue_proto::forced_schedule::ForcedSchedule;
 use serde::{Deserialize, Serialize};
 
 pub use html::html;
@@ -109,7 +110,8 @@ impl Report {
     /// Adds a result and what must be known of it.
     pub fn add(&mut self, result: ScenarioResult) {
         let place = format!("{} over {}", result.name, result.transport);
-        if let Some(schedule) = &result.scenario.session.schedule {
+        if let Some(ForcedSchedule { listen, speak, tokens, codes }) = result.scenario.session.schedule {
+            let schedule = format!("listen={listen},speak={speak},tokens={tokens},codes={codes}");
             let notice = format!(
                 "forced schedule {schedule} in {place}: the model speaks when it is told to, not when it chooses"
             );

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use duologue_proto::forced_schedule::ForcedSchedule;
 use duologue_proto::live::{BargeIn, BargeInMode, BundleInfo, SamplingOverrides, SessionConfig, SessionExtension};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{Rng, SeedableRng};
@@ -162,20 +161,13 @@ fn wishes(scenario: &Scenario, seed: u64) -> SessionConfig {
     // What a client in JavaScript could say as well.
     let seed = Some(seed % (1 << 53));
     let sampling = SamplingOverrides { greedy: wishes.greedy.then_some(true), seed, ..SamplingOverrides::default() };
-    let schedule = wishes.schedule().expect("scenarios are checked when read. This is a bug.");
-    let forced_schedule = schedule.map(|schedule| ForcedSchedule {
-        listen: schedule.listen,
-        speak: schedule.speak,
-        tokens: schedule.tokens as u32,
-        codes: schedule.codes as u32,
-    });
     SessionConfig {
         instructions: wishes.instructions.clone(),
         duologue: Some(SessionExtension {
             sampling: Some(sampling),
             // A voice would stop what a schedule forces.
-            barge_in: forced_schedule.map(|_| BargeIn { mode: BargeInMode::Model }),
-            forced_schedule,
+            barge_in: wishes.schedule.map(|_| BargeIn { mode: BargeInMode::Model }),
+            forced_schedule: wishes.schedule,
             ..SessionExtension::default()
         }),
         ..SessionConfig::default()

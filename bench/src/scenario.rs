@@ -6,9 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use duologue_proto::forced_schedule::ForcedSchedule;
 use serde::{Deserialize, Serialize};
-
-use duologue_session::Schedule;
 
 use crate::error::BenchError;
 use crate::gates::Gate;
@@ -86,18 +85,7 @@ pub struct SessionWishes {
     pub greedy: bool,
     /// When the model listens and speaks, in its place; the server must allow it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<String>,
-}
-
-impl SessionWishes {
-    /// The forced schedule, read.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn schedule(&self) -> Result<Option<Schedule>, String> {
-        let read = |text: &String| text.parse().map_err(|error| format!("session.schedule: {error}"));
-        self.schedule.as_ref().map(read).transpose()
-    }
+    pub schedule: Option<ForcedSchedule>,
 }
 
 /// A picture that a camera shows all the time.
@@ -264,7 +252,7 @@ impl ScenarioFile {
         whole("runs", self.runs)?;
         seconds("warm_up_s", self.warm_up_s)?;
         self.load.check()?;
-        if self.session.schedule()?.is_some() && self.user.iter().any(|entry| entry.interrupts.is_some()) {
+        if self.session.schedule.is_some() && self.user.iter().any(|entry| entry.interrupts.is_some()) {
             return Err("session.schedule: nothing interrupts a schedule; leave interrupts out".to_owned());
         }
         if let Some(camera) = &self.camera {
@@ -377,9 +365,9 @@ mod tests {
             ("about = \"x\"\n[[user]]\nquiet_s = nan", "user[0].quiet_s: NaN"),
             ("about = \"x\"\n[[user]]\nquiet_s = 1.0\nfrom_s = 1.0", "user[0].wav: missing"),
             ("about = \"x\"\n[[user]]\nwav = \"a\"\nquiet_s = 1.0\nfrom_s = 2.0\nto_s = 1.0", "user[0].to_s: 1"),
-            ("about = \"x\"\n[session]\nschedule = \"listen=1\"\n[[user]]\nquiet_s = 1.0", "session.schedule: "),
+            ("about = \"x\"\n[session]\nschedule = { listen = 1 }\n[[user]]\nquiet_s = 1.0", "missing field `speak`"),
             (
-                "about = \"x\"\n[session]\nschedule = \"listen=1,speak=1,tokens=1,codes=1\"\n[[user]]\nwav = \"a\"\nquiet_s = 1.0\ninterrupts = { after_s = 0.1, wait_s = 1.0 }",
+                "about = \"x\"\n[session]\nschedule = { listen = 1, speak = 1, tokens = 1, codes = 1 }\n[[user]]\nwav = \"a\"\nquiet_s = 1.0\ninterrupts = { after_s = 0.1, wait_s = 1.0 }",
                 "nothing interrupts a schedule",
             ),
             ("about = \"x\"\n[camera]\npicture = \"a\"\nevery_s = 0.0\n[[user]]\nquiet_s = 1.0", "camera.every_s: 0"),

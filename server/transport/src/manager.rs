@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use duologue_session::barge_in::{BargeIn, BargeInConfig};
-use duologue_session::{ConfigError, CoreConfig, Mode};
+use duologue_session::{Conduct, ConfigError, CoreConfig, Mode};
 use rand::Rng;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -364,12 +364,13 @@ impl Visitor {
         };
         let info = backend.info();
         let mut reply_start = info.reply_start;
-        if request.mode == Mode::Fidelity || request.schedule.is_some() {
+        let conduct = Conduct::from(request.mode);
+        if !conduct.long_first_unit || request.schedule.is_some() {
             // All units have the same number of codes.
             reply_start.ahead = Duration::ZERO;
         }
         let mut core = CoreConfig::new(&info.duplex, info.output_rate_hz);
-        core.cut_unheard = barge_in.cut_unheard && request.mode == Mode::Live;
+        core.cut_unheard = barge_in.cut_unheard && conduct.cut_unheard;
         let span = spans::session(&self.id, request.mode, wire.name, &info.name);
         let (commands, inbox) = mpsc::channel(COMMAND_CAPACITY);
         let recording = recorder.is_some().then(|| self.id.to_string());

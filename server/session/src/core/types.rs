@@ -277,7 +277,7 @@ pub enum Event {
         report: Box<UnitReport>,
         /// From its last sample's arrival to the report: the published "unit time".
         unit_time: Duration,
-        /// It was interrupted: nothing of it will be heard.
+        /// It was interrupted: nothing of it will be heard that was not heard before it was decided.
         stale: bool,
     },
     /// Play this.

@@ -213,7 +213,7 @@ pub struct UnitEvent {
     pub end_of_turn: bool,
     /// Its words.
     pub text: String,
-    /// It was interrupted: nothing of it will be heard.
+    /// It was interrupted: nothing of it will be heard that was not heard before it was decided.
     pub stale: bool,
     /// When its audio was complete, on the session's clock.
     pub ready_at: Duration,
