@@ -77,10 +77,12 @@ pub(crate) fn argmax(scores: &[f32]) -> Result<u32, SampleError> {
     Ok(index as u32)
 }
 
+/// Values taken at once in loops over all scores: independent of each other, because the compiler may not reorder sums and
+/// comparisons of floats by itself.
+const LANES: usize = 16;
+
 /// The largest score, `-inf` when there is none.
 pub(crate) fn max(scores: &[f32]) -> f32 {
-    // Independent lanes, because the compiler may not reorder comparisons of floats by itself.
-    const LANES: usize = 16;
     let larger = |a: f32, b: f32| if a > b { a } else { b };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks::<LANES>();
@@ -92,21 +94,62 @@ pub(crate) fn max(scores: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
+/// Sum of `exp(score - best)`, where no score is above `best`; off by at most 1e-6 of itself. A score of `-inf` adds nothing.
+pub(crate) fn mass(scores: &[f32], best: f32) -> f64 {
+    /// Short enough that sums in single precision lose nothing that matters.
+    const BLOCK: usize = 1024;
+    let block_mass = |block: &[f32]| {
+        let mut lanes = [0.0_f32; LANES];
+        let (chunks, rest) = block.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, &score) in lanes.iter_mut().zip(chunk) {
+                *lane += exp_of_loss(score - best);
+            }
+        }
+        lanes.into_iter().chain(rest.iter().map(|&score| exp_of_loss(score - best))).map(f64::from).sum::<f64>()
+    };
+    scores.chunks(BLOCK).map(block_mass).sum()
+}
+
+/// `exp(x)` for `x` of 0 or below, to 3e-7 of it; what is smaller than e^-87 is that. Without branches or calls, so that loops
+/// over a whole vocabulary vectorise: the library's takes one value at a time.
+fn exp_of_loss(x: f32) -> f32 {
+    use std::f32::consts::{LN_2, LOG2_E};
+    /// Adding it leaves a whole number in the lowest bits (1.5 * 2^23).
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    let x = if x > -87.0 { x } else { -87.0 };
+    let shifted = x * LOG2_E + ROUND;
+    let whole = shifted - ROUND;
+    let r = (x - whole * LN_2_HIGH) - whole * (LN_2 - LN_2_HIGH);
+    // exp(r) for |r| <= ln(2) / 2 as its series up to r^6.
+    let series = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let fraction = series.into_iter().fold(0.0, |sum, factor| sum * r + factor);
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    fraction * f32::from_bits(exponent)
+}
+
 /// Fills `out` with every score not below the `k`-th best (ties with it stay, as in the reference's filter,
 /// utils.py:1147-1150), in no particular order. `k` = 0 keeps all. `-inf` never enters.
 pub(crate) fn top_k(scores: &[f32], k: usize, out: &mut Vec<Candidate>) {
     out.clear();
     let mut limit = if k == 0 { usize::MAX } else { (4 * k).max(256) };
     let mut threshold = f32::NEG_INFINITY;
-    for (id, &score) in scores.iter().enumerate() {
-        // Early on the threshold is -inf, which must not let -inf itself in.
-        if score >= threshold && score > f32::NEG_INFINITY {
-            out.push(Candidate { score, id: id as u32 });
-            if out.len() >= limit {
-                threshold = keep_top_k(out, k);
-                // Many ties may all have to stay: make room so that the work per score stays constant.
-                limit = (2 * out.len()).max(limit);
+    for (chunk, first) in scores.chunks(LANES).zip((0..).step_by(LANES)) {
+        // Once the threshold stands, nearly every chunk has nothing to offer, and this finds out without a branch a score.
+        if !chunk.iter().fold(false, |any, &score| any | (score >= threshold)) {
+            continue;
+        }
+        for (&score, id) in chunk.iter().zip(first..) {
+            // Early on the threshold is -inf, which must not let -inf itself in.
+            if score >= threshold && score > f32::NEG_INFINITY {
+                out.push(Candidate { score, id });
             }
+        }
+        if out.len() >= limit {
+            threshold = keep_top_k(out, k);
+            // Many ties may all have to stay: make room so that the work per score stays constant.
+            limit = (2 * out.len()).max(limit);
         }
     }
     if k > 0 {

@@ -119,9 +119,10 @@ impl TextSampler {
                 if best == f32::NEG_INFINITY {
                     return Err(SampleError::NothingLeft);
                 }
-                let total: f64 = scores.iter().map(|&score| f64::from((score - best).exp())).sum();
-                let share = f64::from((scores[self.chunk_eos as usize] - best).exp()) / total;
-                Ok(self.random.random::<f64>() < share)
+                let drawn = self.random.random::<f64>();
+                let weight = f64::from((scores[self.chunk_eos as usize] - best).exp());
+                // The mass is at least the best token's 1, so a draw above the weight settles it without a look at the others.
+                Ok(drawn < weight && drawn < weight / candidates::mass(scores, best))
             }
         }
     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::candidates::{argmax, draw, keep_nucleus, keep_top_k, top_k};
+use crate::candidates::{argmax, draw, keep_nucleus, keep_top_k, mass, max, top_k};
 use crate::tokens::TokenIds;
 
 const CHUNK_EOS: u32 = 11;
@@ -232,6 +232,18 @@ proptest! {
         prop_assert_eq!(ids_of(&kept), filtered_by_the_book(&scores, k, 0.0));
         keep_nucleus(&mut kept, p, 1);
         prop_assert_eq!(ids_of(&kept), filtered_by_the_book(&scores, k, p));
+    }
+
+    /// Against the standard library in double precision, over every size of score that a softmax can meet.
+    #[test]
+    fn mass_is_the_sum_of_exponentials(
+        scores in prop::collection::vec(prop_oneof![Just(f32::NEG_INFINITY), -200.0f32..50.0, 45.0f32..50.0], 1..3000),
+    ) {
+        let best = max(&scores);
+        prop_assume!(best > f32::NEG_INFINITY);
+        let wanted: f64 = scores.iter().map(|&score| f64::from(score - best).exp()).sum();
+        let got = mass(&scores, best);
+        prop_assert!((got - wanted).abs() <= 1e-6 * wanted, "{} instead of {}", got, wanted);
     }
 
     #[test]
