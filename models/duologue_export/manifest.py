@@ -15,7 +15,7 @@ from duologue_export.checkpoint import Checkpoint
 from duologue_export.modules.torch_flow_encoder import MAX_FRAMES
 from duologue_export.tokens import token_section
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _TYPES = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",

@@ -126,7 +126,10 @@ def verify(checkpoint: Checkpoint, bundle: Bundle, torch_device: str = "cpu") ->
             graph(cases.tts_condition),
             _decoder(checkpoint, bundle, "tts", torch_device),
             exact("tts_embed", "-", "equal values", lambda *args: _table("tts", checkpoint.tts, *args)),
-            *(graph(make) for make in (cases.flow_speaker, cases.flow_encoder, cases.flow_cfm, cases.hift)),
+            *(graph(make) for make in (cases.flow_speaker, cases.flow_encoder, cases.flow_cfm)),
+            # Moves caches and has no weights, as kv_compact.
+            graph(cases.flow_store, io),
+            graph(cases.hift),
             exact("cfm_noise", "fp32", "size", _noise),
             exact("speech_tokenizer", "fp32", "equal codes", _speech_tokenizer),
             exact("campplus", "-", "equal bytes", _campplus),

@@ -26,7 +26,9 @@ from duologue_export.errors import ExportError
 from duologue_export.manifest import sha256
 
 CPU = export.Options("fp32", "cpu", 8192)
-SPEECH = {"tts.onnx", "tts_condition.onnx", "flow_encoder.onnx", "flow_cfm.onnx", "flow_speaker.onnx", "hift.onnx"}
+SPEECH = {"tts.onnx", "tts_condition.onnx", "hift.onnx"} | {
+    f"flow_{part}.onnx" for part in ("encoder", "cfm", "store", "speaker")
+}
 
 
 def manifest_of(bundle: Path) -> dict:
@@ -52,7 +54,7 @@ def test_every_file_is_listed_with_its_checksum(bundle):
 
 def test_manifest_sections(bundle, checkpoint):
     manifest = manifest_of(bundle)
-    assert (manifest["format"], manifest["format_version"]) == ("duologue-bundle", 2)
+    assert (manifest["format"], manifest["format_version"]) == ("duologue-bundle", 3)
     assert manifest["io_dtype"] == "float32" and manifest["kept_precision"] == {}
     for section in ("llm", "apm", "vision", "tts", "token2wav", "flow", "hift"):
         assert manifest[section], section

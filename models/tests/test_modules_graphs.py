@@ -14,7 +14,18 @@ import pytest
 
 from duologue_export import kernels
 from duologue_export.bundle import open_session
-from duologue_export.modules import apm, builder, cases, flow, flow_cfm, flow_encoder, hift, tts_condition, vision
+from duologue_export.modules import (
+    apm,
+    builder,
+    cases,
+    flow,
+    flow_cfm,
+    flow_encoder,
+    flow_store,
+    hift,
+    tts_condition,
+    vision,
+)
 from duologue_export.modules.parity import THRESHOLDS, Row
 from duologue_export.verify import compare
 
@@ -24,6 +35,7 @@ BUILDERS = {
     "tts_condition": tts_condition.build,
     "flow_encoder": flow_encoder.build,
     "flow_cfm": flow_cfm.build,
+    "flow_store": flow_store.build,
     "hift": hift.build,
 }
 

@@ -29,7 +29,7 @@ from duologue_export.modules.parity import Row, relative_limit
 
 NAMES = [
     *("files", "llm", "llm_embed", "kv_compact", "apm", "vision", "tts_condition", "tts", "tts_embed"),
-    *("flow_speaker", "flow_encoder", "flow_cfm", "hift", "cfm_noise", "speech_tokenizer", "campplus"),
+    *("flow_speaker", "flow_encoder", "flow_cfm", "flow_store", "hift", "cfm_noise", "speech_tokenizer", "campplus"),
 ]
 
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use duologue_model::manifest::FORMAT_VERSION;
 use duologue_tests::{bundle, fail, golden};
 use tempfile::TempDir;
 
@@ -121,8 +122,13 @@ fn bundles_that_are_not_whole() {
         fs::write(copy.join(name), content).unwrap();
     };
     let manifest = fs::read_to_string(original.join("manifest.json")).unwrap();
-    replace("manifest.json", manifest.replacen("\"format_version\": 2", "\"format_version\": 7", 1).as_bytes());
-    assert_says(&place.talk(&copy, &[]), &["manifest.json", "format_version is 7", "version 2"]);
+    let version = |number| format!("\"format_version\": {number}");
+    let other = FORMAT_VERSION + 4;
+    replace("manifest.json", manifest.replacen(&version(FORMAT_VERSION), &version(other), 1).as_bytes());
+    assert_says(
+        &place.talk(&copy, &[]),
+        &["manifest.json", &format!("format_version is {other}"), &format!("version {FORMAT_VERSION}")],
+    );
     replace("manifest.json", b"{");
     assert_says(&place.talk(&copy, &[]), &["manifest.json"]);
     replace("manifest.json", manifest.as_bytes());

@@ -117,7 +117,7 @@ fn doctor_and_check_find_nothing_wrong() {
     let check = succeed(&["check", "--device", "cpu", "--bundle", bundle]);
     for part in [
         "manifest   ok",
-        "files      ok, 19",
+        "files      ok, 20",
         "opsets     ok, 1",
         "graphs     ok, 1",
         "The bundle is whole and loads on cpu",

@@ -147,6 +147,21 @@ def flow_cfm(checkpoint: Checkpoint) -> Iterator[Case]:
         used = torch.cat([torch.ones(frames), torch.zeros(5)])
 
 
+def flow_store(checkpoint: Checkpoint) -> Iterator[Case]:
+    """Frames into slots far apart, in another order than theirs, and one frame into the only slot."""
+    d, g = checkpoint.flow, generator()
+    parts = [(part, layer) for layer in range(d.dit_layers) for part in ("key", "value")]
+    for slots, slot in ((9, [7, 0, 3]), (1, [0])):
+        index = torch.tensor(slot)
+        feeds, expected = {"slot": index}, {}
+        for part, layer in parts:
+            cache = _normal(g, d.steps, 2, d.dit_heads, slots, d.dit_head_dim)
+            new = _normal(g, d.steps, 2, d.dit_heads, len(slot), d.dit_head_dim)
+            feeds |= {f"att_{part}.{layer}": cache, f"new_{part}.{layer}": new}
+            expected[f"att_{part}_out.{layer}"] = cache.index_copy(3, index, new)
+        yield Case(_arrays(feeds), _arrays(expected), frozenset(expected))
+
+
 @torch.inference_mode()
 def hift(checkpoint: Checkpoint) -> Iterator[Case]:
     """A first call and one with a cached source."""

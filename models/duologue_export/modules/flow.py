@@ -1,11 +1,11 @@
-"""flow: the three graphs of the flow matching and their section of the manifest."""
+"""flow: the four graphs of the flow matching and their section of the manifest."""
 
 from pathlib import Path
 
 import torch.nn.functional as F
 
 from duologue_export.checkpoint import Checkpoint
-from duologue_export.modules import flow_cfm, flow_encoder, torch_flow_cfm, torch_flow_encoder
+from duologue_export.modules import flow_cfm, flow_encoder, flow_store, torch_flow_cfm, torch_flow_encoder
 from duologue_export.modules.builder import GraphBuilder, runs_half
 from duologue_export.modules.layers import WeightedModule
 
@@ -36,11 +36,12 @@ def build_speaker(checkpoint: Checkpoint) -> GraphBuilder:
 
 
 def export(checkpoint: Checkpoint, out_dir: Path, precision: str, target: str) -> dict:
-    """Writes flow_speaker.onnx, flow_encoder.onnx and flow_cfm.onnx; returns the manifest's `flow` section."""
+    """Writes the flow's four graphs, flow_*.onnx; returns the manifest's `flow` section."""
     half = runs_half(precision, target)
     build_speaker(checkpoint).save(out_dir / "flow_speaker.onnx")
     flow_encoder.build(checkpoint, half).save(out_dir / "flow_encoder.onnx")
     flow_cfm.build(checkpoint, half).save(out_dir / "flow_cfm.onnx")
+    flow_store.build(checkpoint, half).save(out_dir / "flow_store.onnx")
     d = checkpoint.flow
     return {
         "flow": {

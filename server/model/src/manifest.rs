@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 /// What `format` must say.
 pub const FORMAT: &str = "duologue-bundle";
 /// The only `format_version` this program reads.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The whole manifest. Unknown fields are refused: they would be rules this program does not follow.
 #[derive(Debug, Clone, Deserialize)]
@@ -544,8 +544,11 @@ impl Manifest {
             wanted.push("vision.onnx");
         }
         if self.tts.is_some() {
-            wanted.extend(["tts_condition.onnx", "tts.onnx", "tts_embed.bin", "flow_encoder.onnx", "flow_cfm.onnx"]);
+            wanted.extend(["tts_condition.onnx", "tts.onnx", "tts_embed.bin"]);
             wanted.extend([
+                "flow_encoder.onnx",
+                "flow_cfm.onnx",
+                "flow_store.onnx",
                 "flow_speaker.onnx",
                 "hift.onnx",
                 "cfm_noise.bin",

@@ -27,6 +27,7 @@ use crate::runtime::Runtime;
 
 use assemble::Joiner;
 use noise::{NormalTable, read_start_noise};
+use stream::Parts;
 pub use stream::{Stream, StreamCounters, StreamOptions};
 pub use trim::Trim;
 use trim::TrimSizes;
@@ -141,10 +142,7 @@ impl Token2Wav {
         let sizes = TrimSizes { prompt: frames, tail: self.rules.trim_tail_frames, up: self.up };
         let noise = self.noise_columns_from(0, frames);
         let chunk = CfmChunk { noise: &noise, mu: &mu, speaker: &speaker, condition: &prompt.mel, frames };
-        // Run against no cache at all; the frames then go into a cache that has room for everything trimming leaves.
-        let mut empty = self.cfm.start(0);
-        self.cfm.run(&chunk, &mut empty)?;
-        let estimator = self.cfm.settle(empty, sizes.most());
+        let (_, estimator) = self.cfm.run_first(&chunk, sizes.most())?;
         Ok(Arc::new(Voice { sizes, speaker, encoder, estimator }))
     }
 
@@ -171,12 +169,11 @@ impl Token2Wav {
         }
         let noise = self.noise_columns_from(offset, frames);
         let source_noise = stream.noise_offset(self.normals.len());
-        let (caches, tails, voice, options) = stream.parts();
+        let Parts { caches, base, tails, voice, options } = stream.parts(|frames| self.cfm.start(frames))?;
         let mu = self.encoder.run(tokens, last, &mut caches.encoder)?;
         let condition = vec![0.0; self.mels * frames];
         let chunk = CfmChunk { noise: &noise, mu: &mu, speaker: &voice.speaker, condition: &condition, frames };
-        let mel = self.cfm.run(&chunk, &mut caches.estimator)?;
-        self.cfm.store(&mut caches.estimator, voice.sizes.estimator(offset, frames));
+        let mel = self.cfm.run(&chunk, base, &mut caches.estimator, voice.sizes.estimator(offset, frames))?;
         if let Some(kept) = voice.sizes.tokens(caches.encoder.kv1.len(), options.trim) {
             caches.encoder.kv1.keep(kept);
         }

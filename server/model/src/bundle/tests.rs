@@ -48,10 +48,10 @@ fn a_folder_without_a_bundle_is_told_how_to_make_one() {
 #[test]
 fn another_format_or_version_is_named_before_its_fields() {
     let dir = copy(|manifest| {
-        manifest["format_version"] = 3.into();
+        manifest["format_version"] = 4.into();
         manifest["something_new"] = true.into();
     });
-    assert_mentions(&refusal(dir.path()), &["manifest.json", "format_version is 3", "reads version 2", "export"]);
+    assert_mentions(&refusal(dir.path()), &["manifest.json", "format_version is 4", "reads version 3", "export"]);
     let dir = copy(|manifest| manifest["format"] = "other".into());
     assert_mentions(&refusal(dir.path()), &["format is other", "duologue-bundle"]);
     let dir = tempfile::tempdir().expect("temporary folder");

@@ -11,7 +11,7 @@ use super::{ANY, Graph, Use, dim, port};
 use crate::bundle::{Bundle, MANIFEST};
 use crate::error::{ModelError, Result};
 use crate::manifest::ApmBlock;
-use crate::raw::{Kind, Tensor, TensorMut};
+use crate::raw::{Block, Kind, Tensor, TensorMut};
 use crate::runtime::Runtime;
 
 /// Mel frames of redundancy on an inner edge of an offline block.
@@ -30,11 +30,13 @@ pub struct Apm {
     positions: Vec<i64>,
 }
 
-/// Keys and values of one session's audio, time first: a step reads the rows so far and writes its own right behind.
-#[derive(Debug, Clone, Default)]
+/// Keys and values of one session's audio, time first: a step reads the rows so far and writes its own right behind. They lie
+/// where the graph runs: at full size the encoder's 1500 positions are 295 MB (24 layers x keys and values x 1024 numbers in
+/// float32), taken at the first step. Main memory is only used as it fills.
+#[derive(Debug, Default)]
 pub struct ApmCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    /// Keys, values.
+    rows: Option<[Block; 2]>,
     len: usize,
 }
 
@@ -110,6 +112,9 @@ impl Apm {
         if cache.len + encoder_frames(frames) >= self.block.max_positions {
             cache.clear();
         }
+        if cache.rows.is_none() {
+            cache.rows = Some(self.rows(self.block.max_positions)?);
+        }
         self.encode(mel, frames, prefix.div_ceil(STRIDE), suffix.div_ceil(STRIDE), cache)
     }
 
@@ -128,7 +133,7 @@ impl Apm {
             ));
         }
         assert_eq!(mel.len(), frames * self.n_mels, "mel is [n_mels, frames]. This is a bug.");
-        let mut cache = ApmCache::new();
+        let mut cache = ApmCache { rows: Some(self.rows(total)?), len: 0 };
         let mut embeds = Vec::new();
         let mut piece = Vec::new();
         for first in (0..total).step_by(self.block.mask_frames) {
@@ -166,15 +171,10 @@ impl Apm {
         self.frame_index.extend((drop_prefix..drop_prefix + kept).map(dim));
         self.positions.clear();
         self.positions.extend((cache.len..end).map(dim));
-        let row = self.block.layers * self.block.heads * self.block.head_dim;
-        for half in [&mut cache.keys, &mut cache.values] {
-            if half.len() < end * row {
-                half.resize(end * row, 0.0);
-            }
-        }
-        let (past_keys, new_keys) = cache.keys[..end * row].split_at_mut(cache.len * row);
-        let (past_values, new_values) = cache.values[..end * row].split_at_mut(cache.len * row);
+        let [keys, values] = cache.rows.as_mut().expect("the callers make room. This is a bug.");
         let rows = |n: usize| [dim(n), dim(self.block.layers), dim(self.block.heads), dim(self.block.head_dim)];
+        let (past_keys, new_keys) = keys.append(&rows(cache.len), &rows(kept));
+        let (past_values, new_values) = values.append(&rows(cache.len), &rows(kept));
         let embeddings = kept / self.block.pool;
         let mut embeds = vec![0.0f32; embeddings * self.llm_hidden];
         self.graph.run(
@@ -182,17 +182,20 @@ impl Apm {
                 Tensor::new(mel, &[1, dim(self.n_mels), dim(frames)]),
                 Tensor::new(&self.frame_index, &[dim(kept)]),
                 Tensor::new(&self.positions, &[dim(kept)]),
-                Tensor::new(past_keys, &rows(cache.len)),
-                Tensor::new(past_values, &rows(cache.len)),
+                past_keys,
+                past_values,
             ],
-            &mut [
-                TensorMut::new(&mut embeds, &[dim(embeddings), dim(self.llm_hidden)]),
-                TensorMut::new(new_keys, &rows(kept)),
-                TensorMut::new(new_values, &rows(kept)),
-            ],
+            &mut [TensorMut::new(&mut embeds, &[dim(embeddings), dim(self.llm_hidden)]), new_keys, new_values],
         )?;
         cache.len = end;
         Ok(embeds)
+    }
+
+    /// Memory for the keys and values of so many positions.
+    fn rows(&self, positions: usize) -> Result<[Block; 2]> {
+        let elements = positions * self.block.layers * self.block.heads * self.block.head_dim;
+        let half = || Block::at("apm cache", self.graph.place(), self.graph.session(), Kind::F32, elements);
+        Ok([half()?, half()?])
     }
 }
 

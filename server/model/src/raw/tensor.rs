@@ -142,7 +142,7 @@ impl Drop for Value {
     }
 }
 
-/// An input tensor over a borrowed slice.
+/// An input tensor over borrowed memory.
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct Tensor<'a>(Value, PhantomData<&'a ()>);
@@ -154,9 +154,16 @@ impl<'a> Tensor<'a> {
         // SAFETY: the lifetime keeps the slice alive and unwritten; ONNX Runtime does not write to inputs.
         Tensor(unsafe { Value::over(cpu_info(), pointer, size_of_val(data), shape, T::KIND) }, PhantomData)
     }
+
+    /// # Safety
+    /// While the tensor exists the memory behind `value` must be alive, and unwritten but by a run that is given it as an
+    /// output, too.
+    pub(super) unsafe fn from_value(value: Value) -> Self {
+        Tensor(value, PhantomData)
+    }
 }
 
-/// An output tensor over a mutably borrowed slice.
+/// An output tensor over mutably borrowed memory.
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct TensorMut<'a>(Value, PhantomData<&'a mut ()>);
@@ -167,6 +174,12 @@ impl<'a> TensorMut<'a> {
         let bytes = size_of_val(data);
         // SAFETY: the lifetime keeps the slice alive and unshared while the tensor exists.
         TensorMut(unsafe { Value::over(cpu_info(), data.as_mut_ptr().cast(), bytes, shape, T::KIND) }, PhantomData)
+    }
+
+    /// # Safety
+    /// While the tensor exists the memory behind `value` must be alive, and unshared but with an input of the same run.
+    pub(super) unsafe fn from_value(value: Value) -> Self {
+        TensorMut(value, PhantomData)
     }
 }
 

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::assemble::Tails;
 use super::trim::Trim;
 use super::voice::Voice;
+use crate::error::Result;
 use crate::graph::flow::{EncoderState, EstimatorState};
 
 /// How a stream behaves.
@@ -40,17 +41,27 @@ pub struct StreamCounters {
     pub estimator_len: usize,
 }
 
-/// One session's vocoder stream. From its first chunk on it owns a copy of its voice's caches (see [`Voice`] for their
-/// size); [`Stream::reset`] starts the next turn in the same memory.
+/// One session's vocoder stream. From its first chunk on it owns caches as large as its voice's (see [`Voice`]);
+/// [`Stream::reset`] starts the next turn in the same memory.
 #[derive(Debug)]
 pub struct Stream {
-    pub(super) voice: Arc<Voice>,
-    pub(super) options: StreamOptions,
+    voice: Arc<Voice>,
+    options: StreamOptions,
     pub(super) tails: Tails,
-    /// Copied from the voice at the first chunk of a turn, so that a silent session holds no caches.
+    /// Made at the first chunk of a stream, so that a silent session holds no caches; each turn starts from the voice's.
     caches: Option<Caches>,
     at_start: bool,
     noise: Option<ChaCha8Rng>,
+}
+
+/// What a chunk works with.
+pub(super) struct Parts<'a> {
+    pub(super) caches: &'a mut Caches,
+    /// The estimator's state in front of the chunk, where that is not in the caches: at the start of a turn.
+    pub(super) base: Option<&'a EstimatorState>,
+    pub(super) tails: &'a mut Tails,
+    pub(super) voice: &'a Voice,
+    pub(super) options: StreamOptions,
 }
 
 /// Caches of one turn.
@@ -90,21 +101,21 @@ impl Stream {
         StreamCounters { conformer_len: encoder.kv2.len(), estimator_len: estimator.len() }
     }
 
-    /// The caches to continue with, and what else a chunk needs.
-    pub(super) fn parts(&mut self) -> (&mut Caches, &mut Tails, &Voice, StreamOptions) {
-        let voice = &self.voice;
+    /// The caches to continue with, and what else a chunk needs. `make` gives an estimator's state for so many frames.
+    pub(super) fn parts(&mut self, make: impl FnOnce(usize) -> Result<EstimatorState>) -> Result<Parts<'_>> {
+        let voice = &*self.voice;
         let caches = match &mut self.caches {
             Some(caches) => {
                 if self.at_start {
                     caches.encoder.copy_from(&voice.encoder);
-                    caches.estimator.copy_from(&voice.estimator);
                 }
                 caches
             }
-            none => none.insert(Caches { encoder: voice.encoder.clone(), estimator: voice.estimator.clone() }),
+            none => none.insert(Caches { encoder: voice.encoder.clone(), estimator: make(voice.sizes.most())? }),
         };
+        let base = self.at_start.then_some(&voice.estimator);
         self.at_start = false;
-        (caches, &mut self.tails, voice, self.options)
+        Ok(Parts { caches, base, tails: &mut self.tails, voice, options: self.options })
     }
 
     /// A random start in the table of normal numbers; `None`: the stream has no noise.
