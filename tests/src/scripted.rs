@@ -215,7 +215,7 @@ impl BackendSession for ScriptedSession {
     fn perform(&mut self, work: Work, _clock_zero: Instant) -> Result<(), BackendError> {
         match work {
             Work::Prepare => {
-                let report = PreparedReport { kv_len: 50, took: Duration::ZERO };
+                let report = PreparedReport { kv_len: 50, from_cache: false, took: Duration::ZERO };
                 self.answer(Duration::ZERO, vec![Ok(Input::Prepared(report))]);
             }
             Work::Unit { unit, turn, force_listen, frames, text, .. } => {

@@ -5,6 +5,8 @@
 //! 2. A full engine refuses one more by name, and the slot of a session that ended can be taken again.
 //! 3. A session that vanishes in the middle of a unit does not disturb the others.
 //! 4. A session whose context is full ends alone, with its reason.
+//! 5. A session with the prompt of the one before it on its slot finds it there and says what it would have said; one with another
+//!    prompt, or behind one whose window has changed the prompt's rows, does not find it.
 
 use duologue_engine::{Engine, FinishedUnit, OpenOptions, PrepareWork};
 use duologue_session::{Mode, WindowMode};
@@ -126,4 +128,33 @@ fn a_full_context_ends_one_session_only() {
         error
     });
     assert!(error.to_string().contains("context"), "{error}");
+}
+
+#[test]
+fn a_prompt_that_the_slot_still_holds_is_not_computed_again() {
+    let engine = engine(1);
+    let mut config = greedy(&engine, Mode::Live);
+    // Rewrites what follows the prompt's reference audio once more than two units have been spoken.
+    config.window.mode = WindowMode::Context;
+    config.window.context_max_units = 2;
+    let speak = |prompt: &str, units: usize| {
+        let mut conversation = begin_with(&engine, &config, prompt);
+        let said: Vec<Said> =
+            user_audio(0).take(units).map(|audio| said(conversation.unit(heard(audio)).unwrap())).collect();
+        (conversation.prepared().from_cache, conversation.prepared().kv_len, said)
+    };
+    let first = speak("You are kind.", 2);
+    assert!(!first.0 && first.2.iter().any(|said| !said.tokens.is_empty()), "{first:?}");
+    // A session that ends in the middle of nothing leaves the prompt, too.
+    assert!(speak("You are kind.", 0).0);
+    let again = speak("You are kind.", 2);
+    assert_eq!(again, (true, first.1, first.2));
+    assert!(!speak("You are not.", 1).0);
+    let long = speak("You are kind.", UNITS);
+    assert!(!long.0, "another prompt was there");
+    assert_eq!(
+        speak("You are kind.", UNITS),
+        (false, long.1, long.2),
+        "the window has rewritten what follows the audio"
+    );
 }

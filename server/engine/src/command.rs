@@ -15,6 +15,7 @@ use duologue_session::{
 
 use crate::events::EventSink;
 use crate::fence::TurnFence;
+use crate::prompts::PromptRows;
 
 /// The front side of one session.
 #[derive(Debug)]
@@ -111,10 +112,7 @@ pub(crate) enum LlmCommand {
 }
 
 pub(crate) struct Prompt {
-    pub prefix: Vec<u32>,
-    /// [n, hidden] rows.
-    pub audio: Vec<f32>,
-    pub suffix: Vec<u32>,
+    pub rows: PromptRows,
     pub voice: Option<Arc<Pcm>>,
     /// When the session asked for it.
     pub asked: Instant,
@@ -148,6 +146,7 @@ pub(crate) struct VoiceOrder {
     pub pcm: Arc<Pcm>,
     /// Passed on to the session when the voice stands.
     pub kv_len: usize,
+    pub from_cache: bool,
     /// When the session asked for its preparation.
     pub asked: Instant,
 }

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_session_that_does_not_read_ends_and_the_sender_never_waits() {
-        let event = || EngineEvent::Prepared(PreparedReport { kv_len: 1, took: Duration::ZERO });
+        let event = || EngineEvent::Prepared(PreparedReport { kv_len: 1, from_cache: false, took: Duration::ZERO });
         let (sink, stream) = event_channel(Alarm::default(), None);
         for _ in 0..EVENT_CAPACITY {
             sink.send(event());
@@ -174,7 +174,7 @@ mod tests {
         }));
         let (sink, _stream) = event_channel(Alarm::default(), Some(wake));
         for _ in 0..=EVENT_CAPACITY {
-            sink.send(EngineEvent::Prepared(PreparedReport { kv_len: 1, took: Duration::ZERO }));
+            sink.send(EngineEvent::Prepared(PreparedReport { kv_len: 1, from_cache: false, took: Duration::ZERO }));
         }
         assert_eq!(rung.load(Ordering::Relaxed), EVENT_CAPACITY + 1);
     }

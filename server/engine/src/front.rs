@@ -2,9 +2,11 @@
 //!
 //! Turns user audio and pictures into LLM rows and passes them on, in order. Must not know tokens.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
+use duologue_audio::Pcm;
 use duologue_audio::mel::Whisper;
 use duologue_model::{Apm, Vision, image};
 use duologue_session::{Frame, UnitTimings};
@@ -12,6 +14,8 @@ use duologue_session::{Frame, UnitTimings};
 use crate::command::{FrontCommand, FrontSession, LlmCommand, PrepareWork, Prompt, UnitInput, UnitWork};
 use crate::error::EngineError;
 use crate::events::EngineEvent;
+use crate::prompts::PromptRows;
+use crate::recordings::RecordingCache;
 use crate::timing::timed;
 
 /// State of the thread.
@@ -23,7 +27,12 @@ pub(crate) struct FrontThread {
     pub offline_mel: Whisper,
     pub llm: Sender<LlmCommand>,
     slots: Vec<Option<FrontSession>>,
+    /// LLM rows of reference recordings.
+    references: RecordingCache<Vec<f32>>,
 }
+
+/// Reference recordings whose rows are kept: small beside a slot, at full size 160 kB for each second of them.
+const REFERENCES: usize = 16;
 
 impl FrontThread {
     pub fn new(
@@ -34,7 +43,8 @@ impl FrontThread {
         slots: usize,
         llm: Sender<LlmCommand>,
     ) -> Self {
-        Self { apm, vision, max_slices, offline_mel, llm, slots: (0..slots).map(|_| None).collect() }
+        let slots = (0..slots).map(|_| None).collect();
+        Self { apm, vision, max_slices, offline_mel, llm, slots, references: RecordingCache::new(REFERENCES) }
     }
 
     /// Runs until every sender of `commands` is gone.
@@ -75,18 +85,23 @@ impl FrontThread {
             return Ok(());
         }
         let audio = match &work.reference {
-            None => Vec::new(),
+            None => None,
             Some(pcm) => {
-                let apm = self.apm.as_mut().ok_or(MISSING_APM)?;
-                let mut rows = Vec::new();
-                for mel in self.offline_mel.reference(&pcm.samples)? {
-                    rows.extend(apm.encode_reference(&mel.data, mel.frames)?);
-                }
-                rows
+                let Self { apm, offline_mel, references, .. } = self;
+                let apm = apm.as_mut().ok_or(MISSING_APM)?;
+                let encode = |pcm: &Pcm| -> Result<_, EngineError> {
+                    let mut rows = Vec::new();
+                    for mel in offline_mel.reference(&pcm.samples)? {
+                        rows.extend(apm.encode_reference(&mel.data, mel.frames)?);
+                    }
+                    Ok(Arc::new(rows))
+                };
+                Some(references.get_or_make(pcm, encode)?)
             }
         };
         let PrepareWork { prefix, suffix, voice, .. } = work;
-        self.forward(LlmCommand::Prompt { slot, prompt: Prompt { prefix, audio, suffix, voice, asked } });
+        let rows = PromptRows { prefix, audio, suffix };
+        self.forward(LlmCommand::Prompt { slot, prompt: Prompt { rows, voice, asked } });
         Ok(())
     }
 

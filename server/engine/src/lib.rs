@@ -21,11 +21,12 @@ mod fence;
 mod front;
 mod llm;
 mod mel;
+mod prompts;
+mod recordings;
 pub mod scheduler;
 mod slots;
 mod speech;
 mod timing;
-mod voices;
 
 pub use command::PrepareWork;
 pub use config::session_defaults;

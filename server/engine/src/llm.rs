@@ -17,6 +17,7 @@ use duologue_session::{
 use crate::command::{LlmCommand, LlmSession, Prompt, SpeakOrder, SpeechCommand, UnitInput, VoiceOrder};
 use crate::error::EngineError;
 use crate::events::EngineEvent;
+use crate::prompts::{HeldPrompts, PromptRows};
 use crate::scheduler::{Action, Kind, Ready, Scheduler};
 use crate::timing::{deadline_key, timed};
 
@@ -78,6 +79,7 @@ pub(crate) struct LlmThread {
     /// Most slots decoded in one step so far.
     pub widest_batch: Arc<AtomicUsize>,
     slots: Vec<Option<Slot>>,
+    held: HeldPrompts,
     scheduler: Scheduler,
     scratch: Scratch,
     rows: Vec<f32>,
@@ -93,6 +95,7 @@ impl LlmThread {
             speech,
             widest_batch: Arc::default(),
             slots: (0..slots).map(|_| None).collect(),
+            held: HeldPrompts::new(slots),
             scheduler: Scheduler::default(),
             scratch: Scratch::default(),
             rows: Vec::new(),
@@ -121,14 +124,13 @@ impl LlmThread {
     fn accept(&mut self, command: LlmCommand) {
         match command {
             LlmCommand::Open { slot, session, speech } => {
-                self.llm.clear(slot);
                 self.slots[slot] = Some(Slot { session: *session, phase: Phase::Idle });
                 if let Some(session) = speech {
                     self.forward(SpeechCommand::Open { slot, session });
                 }
             }
             LlmCommand::Close { slot } => {
-                self.slots[slot] = None;
+                self.leave(slot);
                 self.forward(SpeechCommand::Close { slot });
             }
             LlmCommand::Prompt { slot, prompt } => self.enter(slot, Phase::Prompt(prompt)),
@@ -152,10 +154,19 @@ impl LlmThread {
     /// Ends the session of a slot whose work failed; the others do not notice.
     fn fail(&mut self, slot: usize, error: EngineError) {
         tracing::warn!(slot, %error, "llm stage failed, session ends");
-        if let Some(state) = self.slots[slot].take() {
+        if let Some(state) = self.leave(slot) {
             state.session.events.send(EngineEvent::Failed(error));
         }
         self.forward(SpeechCommand::Close { slot });
+    }
+
+    /// Frees a slot. Its prompt's rows stay for the next session that has the same.
+    fn leave(&mut self, slot: usize) -> Option<Slot> {
+        let state = self.slots[slot].take();
+        if state.is_some() {
+            self.llm.rewind(slot, self.held.len(slot));
+        }
+        state
     }
 
     fn single(&mut self, slot: usize) {
@@ -172,26 +183,47 @@ impl LlmThread {
     }
 
     fn prompt(&mut self, slot: usize, prompt: Prompt) -> Result<(), EngineError> {
-        let Prompt { prefix, audio, suffix, voice, asked } = prompt;
-        let hidden = self.llm.hidden_size();
-        let needed = prefix.len() + audio.len() / hidden + suffix.len();
-        if needed + UNIT_ROWS > self.llm.capacity() {
-            return Err(EngineError::PromptTooLong { needed, capacity: self.llm.capacity() });
-        }
-        self.feed_tokens(slot, &prefix)?;
-        if !audio.is_empty() {
-            self.llm.prefill(slot, &audio)?;
-        }
-        let prefix_len = self.llm.len(slot);
-        self.feed_tokens(slot, &suffix)?;
-        let kv_len = self.llm.len(slot);
+        let Prompt { rows, voice, asked } = prompt;
+        let suffix = rows.suffix.clone();
+        let held = self.held.find(slot, &rows);
+        let (prefix_len, kv_len) = match held {
+            Some(lengths) => lengths,
+            None => self.feed_prompt(slot, rows)?,
+        };
+        assert_eq!(self.llm.len(slot), kv_len, "a slot begins with its prompt. This is a bug.");
+        let from_cache = held.is_some();
         let session = &mut self.slots[slot].as_mut().expect("open while it works. This is a bug.").session;
         session.dialogue.prepared(prefix_len, suffix, self.tokenizer.as_ref());
         match voice {
-            Some(voice) => self.forward(SpeechCommand::Voice { slot, order: VoiceOrder { pcm: voice, kv_len, asked } }),
-            None => session.events.send(EngineEvent::Prepared(PreparedReport { kv_len, took: asked.elapsed() })),
+            Some(voice) => {
+                self.forward(SpeechCommand::Voice { slot, order: VoiceOrder { pcm: voice, kv_len, from_cache, asked } })
+            }
+            None => {
+                let took = asked.elapsed();
+                session.events.send(EngineEvent::Prepared(PreparedReport { kv_len, from_cache, took }));
+            }
         }
         Ok(())
+    }
+
+    /// Computes a prompt in a slot. Returns its rows before the suffix, and all.
+    fn feed_prompt(&mut self, slot: usize, rows: PromptRows) -> Result<(usize, usize), EngineError> {
+        let audio = rows.audio.as_ref().map_or(&[][..], |audio| audio);
+        let needed = rows.prefix.len() + audio.len() / self.llm.hidden_size() + rows.suffix.len();
+        if needed + UNIT_ROWS > self.llm.capacity() {
+            return Err(EngineError::PromptTooLong { needed, capacity: self.llm.capacity() });
+        }
+        self.held.forget(slot);
+        self.llm.rewind(slot, 0);
+        self.feed_tokens(slot, &rows.prefix)?;
+        if !audio.is_empty() {
+            self.llm.prefill(slot, audio)?;
+        }
+        let prefix_len = self.llm.len(slot);
+        self.feed_tokens(slot, &rows.suffix)?;
+        let kv_len = self.llm.len(slot);
+        self.held.hold(slot, rows, prefix_len, kv_len);
+        Ok((prefix_len, kv_len))
     }
 
     fn feed_tokens(&mut self, slot: usize, ids: &[u32]) -> Result<(), ModelError> {
@@ -211,6 +243,7 @@ impl LlmThread {
             let state = self.slots[slot].as_mut().expect("open while it works. This is a bug.");
             for cut in cuts {
                 if let Some(edit) = state.session.dialogue.cut(cut) {
+                    self.held.before_edit(slot, &edit);
                     apply(&mut self.llm, slot, edit)?;
                 }
             }
@@ -354,6 +387,7 @@ impl LlmThread {
             let state = self.slots[slot].as_mut().expect("open while it works. This is a bug.");
             let finalized = state.session.dialogue.finalize(self.llm.len(slot), self.tokenizer.as_ref());
             if let Some(edit) = finalized.edit {
+                self.held.before_edit(slot, &edit);
                 apply(&mut self.llm, slot, edit)?;
             }
             Ok(finalized.kv_len)

@@ -59,7 +59,7 @@ fn llm(runtime: &Runtime, bundle: &Bundle) -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     llm.embed(&ids, &mut rows)?;
     measure("llm prefill of 10 rows, empty slot", CALLS, || {
-        llm.clear(0);
+        llm.rewind(0, 0);
         llm.prefill(0, &rows)
     })?;
     for filled in [200, 2000] {

@@ -144,7 +144,7 @@ pub fn demo_client(bytes: &[u8]) {
         match codec.receive(line, now) {
             Ok(reactions) => {
                 if reactions.iter().any(|reaction| matches!(reaction, Reaction::Open(_))) {
-                    let report = PreparedReport { kv_len: 50, took: Duration::ZERO };
+                    let report = PreparedReport { kv_len: 50, from_cache: false, took: Duration::ZERO };
                     drop(codec.event(&SessionEvent::Ready(report), now));
                 }
             }

@@ -87,9 +87,9 @@ impl Llm {
         self.decoder.len(slot)
     }
 
-    /// Forgets a slot.
-    pub fn clear(&mut self, slot: usize) {
-        self.decoder.rewind(slot, 0);
+    /// Forgets everything behind row `len` of a slot, which must have so many.
+    pub fn rewind(&mut self, slot: usize, len: usize) {
+        self.decoder.rewind(slot, len);
     }
 
     /// Feeds rows `[n, hidden]`, n at least 1, to one slot at positions `len(slot)` and on.

@@ -45,7 +45,10 @@ impl Script {
     fn prepared(self) -> Self {
         let mut script = self;
         assert_eq!(script.drain(), ["prepare", "idle"]);
-        assert_eq!(script.at(0, Input::Prepared(PreparedReport { kv_len: 65, took: ms(5) })), ["ready", "idle"]);
+        assert_eq!(
+            script.at(0, Input::Prepared(PreparedReport { kv_len: 65, from_cache: false, took: ms(5) })),
+            ["ready", "idle"]
+        );
         script
     }
 
@@ -177,7 +180,7 @@ fn audio_during_preparation_waits_and_units_run_one_at_a_time() {
     let mut script = Script::new();
     script.drain();
     assert_eq!(script.audio(10, 1.0), ["idle"]);
-    let prepared = Input::Prepared(PreparedReport { kv_len: 65, took: ms(20) });
+    let prepared = Input::Prepared(PreparedReport { kv_len: 65, from_cache: false, took: ms(20) });
     assert_eq!(script.at(20, prepared), ["ready", "unit 0 turn 0 from 1 frames 0", "wait until 1010"]);
     assert_eq!(script.audio(1009, 2.0), ["wait until 1010"]);
     // Unit time counts from the last sample, not from the dispatch.
@@ -444,7 +447,7 @@ fn a_report_of_no_unit_is_a_bug() {
 #[test]
 #[should_panic(expected = "prepared twice. This is a bug.")]
 fn preparing_twice_is_a_bug() {
-    Script::running().at(0, Input::Prepared(PreparedReport { kv_len: 65, took: ms(5) }));
+    Script::running().at(0, Input::Prepared(PreparedReport { kv_len: 65, from_cache: false, took: ms(5) }));
 }
 
 #[test]

@@ -88,6 +88,8 @@ impl fmt::Debug for Frame {
 pub struct PreparedReport {
     /// LLM cache rows of the prompt.
     pub kv_len: usize,
+    /// They were still there from an earlier session and not computed again.
+    pub from_cache: bool,
     /// Time the engine spent.
     pub took: Duration,
 }

@@ -74,7 +74,7 @@ fn a_batch_equals_single_runs_and_spares_idle_slots() {
     // The idle slot continues as if nothing had happened.
     batch.decode(&[(idle, next[idle])]).expect("room");
     for (slot, prompt) in prompts.iter().enumerate() {
-        alone.clear(0);
+        alone.rewind(0, 0);
         let rows = rows_of(&alone, prompt);
         alone.prefill(0, &rows).expect("room");
         alone.decode(&[(0, next[slot])]).expect("room");
@@ -181,14 +181,14 @@ fn spliced_rows_see_the_front_only() {
     let rows = rows_of(&llm, &ids);
     for (added, tail) in [(2, 8), (12, 8), (3, 0), (0, 5)] {
         let new: Vec<u32> = (100..100 + added).collect();
-        llm.clear(0);
+        llm.rewind(0, 0);
         llm.prefill(0, &rows).expect("room");
         let before = llm.cache_rows(0, 0);
         llm.splice(0, 4, &new, tail).expect("room");
         let len = 4 + new.len() + tail;
         assert_eq!(llm.len(0), len);
         // The front and the new rows are what a fresh prefill of them alone gives.
-        llm.clear(1);
+        llm.rewind(1, 0);
         llm.prefill(1, &rows[..4 * width]).expect("room");
         if added > 0 {
             let fresh = rows_of(&llm, &new);

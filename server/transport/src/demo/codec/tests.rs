@@ -56,7 +56,7 @@ fn running() -> DemoCodec {
     let mut codec = fresh();
     let reactions = codec.receive(r#"{"type":"prepare"}"#, at(0)).expect("a session is asked for");
     assert!(matches!(reactions[..], [Reaction::Open(_)]) && codec.waiting());
-    let ready = SessionEvent::Ready(PreparedReport { kv_len: 50, took: Duration::ZERO });
+    let ready = SessionEvent::Ready(PreparedReport { kv_len: 50, from_cache: false, took: Duration::ZERO });
     assert_eq!(said(&codec.event(&ready, at(0))), [json!({"type": "prepared", "prompt_length": 50})]);
     codec
 }
@@ -212,7 +212,7 @@ fn a_long_chunk_is_fed_unit_by_unit_and_answered_once() {
 fn a_client_that_wants_no_speech_gets_none() {
     let mut codec = fresh();
     codec.receive(r#"{"type":"prepare","config":{"generate_audio":false}}"#, at(0)).expect("a session");
-    codec.event(&SessionEvent::Ready(PreparedReport { kv_len: 50, took: Duration::ZERO }), at(0));
+    codec.event(&SessionEvent::Ready(PreparedReport { kv_len: 50, from_cache: false, took: Duration::ZERO }), at(0));
     codec.receive(&chunk(UNIT), at(0)).expect("a chunk");
     codec.event(&unit(0, Some("Hello")), at(1));
     codec.event(&speech(0, 5, 5, true), at(2));
