@@ -5,6 +5,8 @@ kernel registered the node stays one call, else the function is put in its place
 and never for CUDA, where the standard operators are fast.
 """
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import helper
 
@@ -14,8 +16,15 @@ VERSION = 1
 _OPSET = 20
 
 
-def _function(name: str, inputs: list[str], nodes: list[onnx.NodeProto]) -> onnx.FunctionProto:
-    return helper.make_function(DOMAIN, name, inputs, ["y"], nodes, [helper.make_opsetid("", _OPSET)])
+def _function(
+    name: str, inputs: list[str], nodes: list[onnx.NodeProto], attributes: Sequence[str] = ()
+) -> onnx.FunctionProto:
+    return helper.make_function(DOMAIN, name, inputs, ["y"], nodes, [helper.make_opsetid("", _OPSET)], attributes)
+
+
+def _lists(*names: str) -> list[onnx.AttributeProto]:
+    """Attributes that hand on the function's own ones, lists of integers."""
+    return [onnx.AttributeProto(name=name, ref_attr_name=name, type=onnx.AttributeProto.INTS) for name in names]
 
 
 # u + sin(u)^2 with u = alpha x: x [B, C, 1, T], alpha [C, 1, 1] or [1].
@@ -32,3 +41,18 @@ SNAKE = _function(
 
 # sin(x), any shape.
 SINE = _function("Sine", ["x"], [helper.make_node("Sin", ["x"], ["y"])])
+
+# Conv of x [B, C, 1, T] with constants w [O, C, 1, taps] and b [O], taps odd, whose pads [0, p, 0, p] keep the length.
+CONVOLVE = _function(
+    "Convolve", ["x", "w", "b"], [helper.make_node("Conv", ["x", "w", "b"], ["y"])], ["dilations", "pads"]
+)
+CONVOLVE.node[0].attribute.extend(_lists("dilations", "pads"))
+
+# Below these products of channels and taps the kernel of Convolve is slower than ONNX Runtime's own convolution. A
+# dilated one has to pick its numbers apart. Measured on one core of a Zen 4 with 512-bit vectors, 16 to 256 channels.
+_WORTH, _WORTH_DILATED = 112, 352
+
+
+def worth_convolving(channels: int, taps: int, dilation: int) -> bool:
+    """Whether a convolution gains by being a `CONVOLVE`."""
+    return channels * taps >= (_WORTH if dilation == 1 else _WORTH_DILATED)

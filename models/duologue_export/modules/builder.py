@@ -124,10 +124,10 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(op, list(inputs), names, name=f"n_{names[0]}", domain=domain, **attributes))
         return names[0] if outputs == 1 else names
 
-    def call(self, function: onnx.FunctionProto, inputs: Sequence[str]) -> str:
+    def call(self, function: onnx.FunctionProto, inputs: Sequence[str], **attributes) -> str:
         """One node of an operator of `kernels`; returns its output name."""
         self.functions[function.name] = function
-        return self.node(function.name, inputs, domain=function.domain)
+        return self.node(function.name, inputs, domain=function.domain, **attributes)
 
     def ints(self, *values: int) -> str:
         """A 1-D int64 constant."""

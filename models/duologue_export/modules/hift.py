@@ -39,6 +39,15 @@ class _Builder(GraphBuilder):
             return self.node("Cos", [x])
         return self.sine(self.node("Add", [x, self.const(math.pi / 2)]))
 
+    def convolve(self, x: str, weight: torch.Tensor, bias: torch.Tensor, dilation: int, name: str) -> str:
+        """A convolution that keeps the length."""
+        taps = weight.shape[2]
+        pad = (taps - 1) * dilation // 2
+        if self.standard or not kernels.worth_convolving(weight.shape[1], taps, dilation):
+            return _conv2d(self, x, weight, bias, pad, dilation, name=name)
+        inputs = [x, self.const(weight[:, :, None].contiguous(), "conv.w", name), self.const(bias, "conv.b", name)]
+        return self.call(kernels.CONVOLVE, inputs, dilations=[1, dilation], pads=[0, pad, 0, pad])
+
     def snake(self, x: str, alpha: str | None = None) -> str:
         """u + sin(u)^2 with u = alpha x; alpha [C, 1, 1], absent for 1."""
         if not self.standard:
@@ -167,8 +176,8 @@ def _decode(g: _Builder, w: dict, mel: str, source: str) -> str:
             x = g.concat([g.slice(x, 1, 2, axis=3), x], axis=3)
         down = f"source_downs.{stage}"
         branch = _conv2d(g, spectrum, w[f"{down}.weight"], w[f"{down}.bias"], stride // 2, stride=stride, name=down)
-        x = g.node("Add", [x, _resblock(g, w, branch, f"source_resblocks.{stage}", spec.SOURCE_KERNELS[stage])])
-        blocks = [_resblock(g, w, x, f"resblocks.{stage * 3 + i}", k) for i, k in enumerate(spec.RESBLOCK_KERNELS)]
+        x = g.node("Add", [x, _resblock(g, w, branch, f"source_resblocks.{stage}")])
+        blocks = [_resblock(g, w, x, f"resblocks.{stage * 3 + i}") for i in range(len(spec.RESBLOCK_KERNELS))]
         x = g.node("Add", [g.node("Add", blocks[:2]), blocks[2]])
         # The mean's 1/3 goes into what follows the leaky ReLU, which commutes with a positive factor.
         follower = f"ups.{stage + 1}" if stage + 1 < len(spec.RATES) else "conv_post"
@@ -178,7 +187,7 @@ def _decode(g: _Builder, w: dict, mel: str, source: str) -> str:
     return _inverse(g, x)
 
 
-def _resblock(g: _Builder, w: dict, x: str, name: str, kernel: int) -> str:
+def _resblock(g: _Builder, w: dict, x: str, name: str) -> str:
     for i, dilation in enumerate(spec.DILATIONS):
         first, second = (w[f"{name}.activations{n}.{i}.alpha"] for n in (1, 2))
         first, second = (torch.where(a.abs() < _MIN_ALPHA, torch.full_like(a, _MIN_ALPHA), a) for a in (first, second))
@@ -187,10 +196,9 @@ def _resblock(g: _Builder, w: dict, x: str, name: str, kernel: int) -> str:
         h = g.snake(x, g.weight(first[:, None, None], "alpha", f"{name}.activations1.{i}"))
         weight, bias = w[f"{name}.convs1.{i}.weight"], w[f"{name}.convs1.{i}.bias"]
         weight = weight / first[None, :, None] * second[:, None, None]
-        pad = (kernel - 1) * dilation // 2
-        h = g.snake(_conv2d(g, h, weight, bias * second, pad, dilation, name=f"{name}.convs1.{i}"))
+        h = g.snake(g.convolve(h, weight, bias * second, dilation, f"{name}.convs1.{i}"))
         weight = w[f"{name}.convs2.{i}.weight"] / second[None, :, None]
-        h = _conv2d(g, h, weight, w[f"{name}.convs2.{i}.bias"], (kernel - 1) // 2, name=f"{name}.convs2.{i}")
+        h = g.convolve(h, weight, w[f"{name}.convs2.{i}.bias"], 1, f"{name}.convs2.{i}")
         x = g.node("Add", [h, x])
     return x
 

@@ -3,7 +3,7 @@
 //! Owns: ONNX Runtime, the bundle folder, every tensor, the KV caches, the vocoder stream, the voice detector. Must not:
 //! decide what is fed when (crate `duologue-session`), own a thread, or touch the network.
 //!
-//! Unsafe code is in `raw` (tensors, runs, where nodes run), `embed` (a file mapping), `operators::sine` (code for wide vectors) and
+//! Unsafe code is in `raw` (tensors, runs, where nodes run), `embed` (a file mapping), `operators` (code for wide vectors) and
 //! `runtime::library` (asking a library for its version). The only other one of the project is in the program's `host`,
 //! which sets an environment variable before any thread exists.
 #![deny(unsafe_code)]

@@ -1,11 +1,17 @@
-//! Operators of the bundle's CPU graphs for which ONNX Runtime has no vector kernel: its Sin takes 5 ns a number on one
-//! thread, which is two fifths of the whole vocoder.
+//! Operators of the bundle's CPU graphs that are faster than ONNX Runtime's: its Sin takes 5 ns a number on one thread, for it
+//! has no vector kernel, and its convolutions do every multiplication.
 //!
 //! Owns: domain, names and kernels of these operators. Must not: know which graph uses them. The graphs carry each one
 //! as a function of standard operators too (BUNDLE.md), so that a program without these kernels computes the same.
 
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod convolve;
 #[allow(unsafe_code)]
 mod sine;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod winograd;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,12 +23,18 @@ const DOMAIN: &str = "duologue";
 /// Numbers that are worth another thread's wake-up.
 const PIECE: usize = 1 << 14;
 
-/// The operators, to be added to every session on the CPU.
+/// The operators, to be added to every session on the CPU. One that this processor cannot run faster than ONNX Runtime is not
+/// among them.
 ///
 /// # Errors
 /// Those of ONNX Runtime.
 pub(crate) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(Snake)?.add(Sine)
+    let domain = OperatorDomain::new(DOMAIN)?.add(Snake)?.add(Sine)?;
+    #[cfg(target_arch = "x86_64")]
+    if winograd::usable() {
+        return domain.add(convolve::Convolve);
+    }
+    Ok(domain)
 }
 
 /// `Snake(x, alpha)` = u + sin(u)^2 with u = alpha x; x `[batch, channels, ...]`, alpha `[channels, 1, 1]` or one number.

@@ -3,7 +3,9 @@
 //! session, come back whole.
 //!
 //! `which.onnx` takes `x` [B, C, 1, T] and `alpha` [N, 1, 1] and gives `snake` = Snake(x, alpha) and `sine` = Sine(x). Its
-//! functions are wrong on purpose (alpha x, and -x): the numbers tell what ran.
+//! functions are wrong on purpose (alpha x, and -x): the numbers tell what ran. `convolve.onnx` takes `x` [B, 3, 1, T] and gives
+//! `y` = Convolve(x, w, b) [B, 9, 1, T] with seven taps, three apart; w counts (37 i mod 19) / 10 - 0.9 and b o / 4 - 1. Its
+//! function gives -y.
 
 use std::ffi::CString;
 
@@ -13,22 +15,25 @@ use crate::golden;
 use crate::raw::{Tensor, TensorMut, run};
 use crate::runtime::{Device, SessionSettings};
 
-fn session() -> Session {
+fn session(graph: &[u8], threads: usize) -> Session {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let path = dir.path().join("which.onnx");
-    std::fs::write(&path, include_bytes!("which.onnx")).expect("write");
+    let path = dir.path().join("graph.onnx");
+    std::fs::write(&path, graph).expect("write");
     let settings = SessionSettings { device: Device::Cpu, memory_pattern: false, cpu_nodes: true, spinning: false };
-    golden::runtime().session(&path, settings).expect("the graph loads")
+    golden::runtime().with_threads(threads).session(&path, settings).expect("the graph loads")
+}
+
+fn names<const N: usize>(names: [&str; N]) -> [CString; N] {
+    names.map(|name| CString::new(name).expect("no zero"))
 }
 
 /// (snake, sine) of `x` [1, channels, 1, row].
 fn both(x: &[f32], channels: usize, alpha: &[f32]) -> Result<(Vec<f32>, Vec<f32>), String> {
     let size = |len: usize| i64::try_from(len).expect("small");
     let shape = [1, size(channels), 1, size(x.len() / channels)];
-    let names = |names: [&str; 2]| names.map(|name| CString::new(name).expect("no zero"));
     let (mut snake, mut sine) = (vec![0.0f32; x.len()], vec![0.0f32; x.len()]);
     run(
-        &mut session(),
+        &mut session(include_bytes!("which.onnx"), 1),
         &names(["x", "alpha"]),
         &[Tensor::new(x, &shape), Tensor::new(alpha, &[size(alpha.len()), 1, 1])],
         &names(["snake", "sine"]),
@@ -73,4 +78,46 @@ fn a_wrong_count_of_factors_is_refused() {
 #[test]
 fn no_numbers_are_no_error() {
     assert_eq!(both(&[], 3, &[1.0]), Ok((Vec::new(), Vec::new())));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn convolutions_of_any_length_and_batch_run_in_the_kernel() {
+    if !super::winograd::usable() {
+        return;
+    }
+    const TAPS: usize = 7;
+    const APART: usize = 3;
+    let weight =
+        |output: usize, input: usize, tap: usize| (((output * 3 + input) * TAPS + tap) * 37 % 19) as f32 / 10.0 - 0.9;
+    for threads in [1, 2] {
+        let mut session = session(include_bytes!("convolve.onnx"), threads);
+        // The longest one is cut into tiles.
+        for (batch, length) in [(1, 1), (2, 40), (1, 50_000), (1, 0)] {
+            let x = ramp(batch * 3 * length);
+            let mut y = vec![0.0f32; batch * 9 * length];
+            let shape = |channels: i64| [batch as i64, channels, 1, length as i64];
+            run(
+                &mut session,
+                &names(["x"]),
+                &[Tensor::new(&x, &shape(3))],
+                &names(["y"]),
+                &mut [TensorMut::new(&mut y, &shape(9))],
+            )
+            .expect("runs");
+            for (index, &got) in y.iter().enumerate() {
+                let (row, t) = (index / length, index % length);
+                let (entry, output) = (row / 9, row % 9);
+                let mut wanted = output as f32 / 4.0 - 1.0;
+                for input in 0..3 {
+                    let x = &x[(entry * 3 + input) * length..][..length];
+                    for tap in 0..TAPS {
+                        let place = (t + tap * APART).checked_sub(TAPS / 2 * APART);
+                        wanted += place.and_then(|place| x.get(place)).map_or(0.0, |x| x * weight(output, input, tap));
+                    }
+                }
+                assert!((got - wanted).abs() < 1e-3, "{batch} x {length}: {index} is {got} instead of {wanted}");
+            }
+        }
+    }
 }
