@@ -6,7 +6,8 @@
 //! 3. A session that vanishes in the middle of a unit does not disturb the others.
 //! 4. A session whose context is full ends alone, with its reason.
 //! 5. A session with the prompt of the one before it on its slot finds it there and says what it would have said; one with another
-//!    prompt, or behind one whose window has changed the prompt's rows, does not find it.
+//!    prompt, or behind one whose window has changed the prompt's rows, does not find it. Others that are decoded together meanwhile
+//!    leave it whole, and so does a window that only drops units.
 
 use duologue_engine::{Engine, FinishedUnit, OpenOptions, PrepareWork};
 use duologue_session::{Mode, WindowMode};
@@ -157,4 +158,39 @@ fn a_prompt_that_the_slot_still_holds_is_not_computed_again() {
         (false, long.1, long.2),
         "the window has rewritten what follows the audio"
     );
+}
+
+#[test]
+fn a_kept_prompt_outlives_dropped_units_and_the_batches_of_its_neighbours() {
+    let engine = engine(3);
+    let mut config = greedy(&engine, Mode::Live);
+    config.window.mode = WindowMode::Basic;
+    let first = begin(&engine, &config);
+    // Drops units all the time.
+    let mut dropping = config.clone();
+    dropping.window.basic_low_tokens = 100;
+    dropping.window.basic_high_tokens = 150;
+    let mut middle = begin(&engine, &dropping);
+    let third = begin(&engine, &config);
+    let expected: Vec<Said> = user_audio(4).take(UNITS).map(|audio| said(middle.unit(heard(audio)).unwrap())).collect();
+    assert!(middle.prepared().kv_len < 100, "the window would have nothing to drop");
+    drop(middle);
+
+    // The slots on both sides are decoded as one batch, and the one between them runs along.
+    let mut neighbours = [(first, user_audio(0)), (third, user_audio(3))];
+    let mut spoken = [0, 0];
+    for _ in 0..UNITS {
+        for (conversation, audio) in &mut neighbours {
+            conversation.start_unit(heard(audio.next().unwrap())).unwrap();
+        }
+        for ((conversation, _), spoken) in neighbours.iter_mut().zip(&mut spoken) {
+            *spoken += usize::from(!conversation.finish_unit().unwrap().codes.is_empty());
+        }
+    }
+    assert!(spoken.iter().all(|&units| units > 1), "{spoken:?} units with speech");
+
+    let mut again = begin(&engine, &dropping);
+    assert!(again.prepared().from_cache);
+    let got: Vec<Said> = user_audio(4).take(UNITS).map(|audio| said(again.unit(heard(audio)).unwrap())).collect();
+    assert_eq!(got, expected);
 }

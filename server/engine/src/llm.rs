@@ -164,7 +164,7 @@ impl LlmThread {
     fn leave(&mut self, slot: usize) -> Option<Slot> {
         let state = self.slots[slot].take();
         if state.is_some() {
-            self.llm.rewind(slot, self.held.len(slot));
+            self.llm.rewind(slot, self.held.kept_rows(slot));
         }
         state
     }

@@ -49,7 +49,7 @@ impl HeldPrompts {
     }
 
     /// Rows of the slot that must stay when its session is over.
-    pub fn len(&self, slot: usize) -> usize {
+    pub fn kept_rows(&self, slot: usize) -> usize {
         self.slots[slot].as_ref().map_or(0, |held| held.len)
     }
 
@@ -74,7 +74,7 @@ impl HeldPrompts {
             CacheEdit::Drop { preserve, .. } => *preserve,
             CacheEdit::Rebuild { prefix, .. } => *prefix,
         };
-        if untouched < self.len(slot) {
+        if untouched < self.kept_rows(slot) {
             self.forget(slot);
         }
     }
@@ -94,7 +94,7 @@ mod tests {
         let mut held = HeldPrompts::new(2);
         held.hold(1, prompt(Some(&audio)), 3, 4);
         assert_eq!(held.find(1, &prompt(Some(&audio))), Some((3, 4)));
-        assert_eq!((held.len(0), held.len(1)), (0, 4));
+        assert_eq!((held.kept_rows(0), held.kept_rows(1)), (0, 4));
         assert_eq!(held.find(0, &prompt(Some(&audio))), None);
         assert_eq!(held.find(1, &prompt(Some(&other))), None);
         assert_eq!(held.find(1, &prompt(None)), None);
@@ -114,7 +114,7 @@ mod tests {
             held.hold(0, prompt(None), 3, 4);
             held.before_edit(0, &edit);
             assert_eq!(held.find(0, &prompt(None)).is_some(), stays, "{edit:?}");
-            assert_eq!(held.len(0), if stays { 4 } else { 0 });
+            assert_eq!(held.kept_rows(0), if stays { 4 } else { 0 });
         }
     }
 }

@@ -94,7 +94,7 @@ pub(crate) fn max(scores: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
-/// Sum of `exp(score - best)`, where no score is above `best`; off by at most 1e-6 of itself. A score of `-inf` adds nothing.
+/// Sum of `exp(score - best)`, where no score is above `best`; off by a few 1e-6 of itself at most.
 pub(crate) fn mass(scores: &[f32], best: f32) -> f64 {
     /// Short enough that sums in single precision lose nothing that matters.
     const BLOCK: usize = 1024;

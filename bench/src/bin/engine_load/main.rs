@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -17,7 +17,7 @@ use duologue_audio::{Pcm, resample, wav};
 use duologue_bench::resources::cpu_seconds_now;
 use duologue_engine::{Conversation, Engine, EngineOptions, OpenOptions, PrepareWork, session_defaults};
 use duologue_model::{Bundle, DeviceChoice, Runtime, RuntimeOptions};
-use duologue_session::{Mode, Schedule, SessionConfig, TextDecoder};
+use duologue_session::{Mode, PreparedReport, Schedule, SessionConfig, TextDecoder};
 use serde::Serialize;
 
 use conversation::{Pace, UnitRow};
@@ -204,12 +204,14 @@ fn prefill(engine: &Engine, config: &SessionConfig, tokens: usize) -> Result<(us
     let room = engine.bundle().manifest().llm.kv_capacity.saturating_sub(PROMPT_MARGIN);
     let tokens = tokens.min(room);
     let words = engine.tokenizer().encode("a word and another word and one more ");
-    let prefix: Vec<u32> = words.into_iter().cycle().take(tokens).collect();
     let config = SessionConfig { speech: None, ..config.clone() };
-    let times = (0..PREFILL_CALLS).map(|_| {
-        let prompt = PrepareWork { prefix: prefix.clone(), suffix: Vec::new(), reference: None, voice: None };
+    let times = (0..PREFILL_CALLS).map(|call| {
+        // Each begins with another token: a prompt that the slot still holds would not be computed.
+        let prefix = words.iter().copied().cycle().skip(call).take(tokens).collect();
+        let prompt = PrepareWork { prefix, suffix: Vec::new(), reference: None, voice: None };
         let options = OpenOptions { prompt, record_window: false, wake: None };
-        let took: Duration = Conversation::begin(engine, &config, options)?.prepared().took;
+        let PreparedReport { from_cache, took, .. } = Conversation::begin(engine, &config, options)?.prepared();
+        ensure!(!from_cache, "call {call} of the prefill found its prompt in the cache: nothing was measured");
         Ok(took.as_secs_f64() * 1e3)
     });
     Ok((tokens, times.collect::<Result<_>>()?))

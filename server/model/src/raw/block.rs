@@ -3,10 +3,11 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use ort::AsPointer;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
+use ort::session::{Session, SharedSessionInner};
 
 use super::tensor::{Element, Kind, Tensor, TensorMut, Value, check, cpu_info};
 use crate::error::{ModelError, Result};
@@ -24,10 +25,11 @@ const ALIGNMENT: usize = 64;
 #[derive(Debug)]
 enum Memory {
     Host { data: NonNull<u8>, layout: Layout },
-    Device { data: NonNull<u8>, allocator: Allocator, info: MemoryInfo<'static> },
+    Device { data: NonNull<u8>, allocator: Allocator, info: MemoryInfo<'static>, _session: Arc<SharedSessionInner> },
 }
 
-// SAFETY: the memory is owned and reached only through its block; the allocator is used again only to free.
+// SAFETY: the memory is owned and reached only through its block; the allocator, which takes a lock of its own, is used again
+// only to free, and the session, to which it belongs, only to live as long.
 unsafe impl Send for Memory {}
 // SAFETY: through a shared block the memory is only read (by graphs as their input, or as a slice), and the allocator is not
 // touched.
@@ -73,7 +75,13 @@ impl Block {
     /// A block of `elements` at `place`, zeroed on the host and with any content on a device; `session` must run on that
     /// place.
     pub(crate) fn at(what: &str, place: Place, session: &Session, kind: Kind, elements: usize) -> Result<Block> {
-        let Place::Cuda(ordinal) = place else { return Block::host(what, kind, elements) };
+        let Place::Cuda(ordinal) = place else {
+            let block = Block::host(what, kind, elements)?;
+            // What a device may have there, for the tests to notice whoever reads it.
+            #[cfg(test)]
+            block.fill_with_nothing();
+            return Ok(block);
+        };
         let bytes = elements.max(1) * kind.size();
         let refused = |reason: String| ModelError::Allocation {
             what: what.to_owned(),
@@ -89,7 +97,16 @@ impl Block {
         // SAFETY: the allocator is alive; the result is checked.
         unsafe { check((ort::api().AllocatorAlloc)(allocator.ptr().cast_mut(), bytes, &mut data)) }.map_err(refused)?;
         let data = NonNull::new(data.cast::<u8>()).ok_or_else(|| refused("out of memory".to_owned()))?;
-        Ok(Block { memory: Memory::Device { data, allocator, info }, kind, elements })
+        let memory = Memory::Device { data, allocator, info, _session: session.inner() };
+        Ok(Block { memory, kind, elements })
+    }
+
+    /// Sets every bit: floating point numbers are NaN then.
+    #[cfg(test)]
+    fn fill_with_nothing(&self) {
+        let Memory::Host { data, layout } = &self.memory else { return };
+        // SAFETY: the whole of our own memory, which nobody else has seen yet.
+        unsafe { data.as_ptr().write_bytes(0xff, layout.size()) };
     }
 
     /// Elements that fit.
@@ -109,8 +126,8 @@ impl Block {
         unsafe { TensorMut::from_value(self.value(0, shape)) }
     }
 
-    /// Its first elements as input and output of one run, for a graph that makes the output of that input in place: it reads
-    /// no element of it after it wrote the output's.
+    /// Its first elements as input and output of one run. Only for outputs that BUNDLE.md allows to be the same memory as
+    /// their input: the graph reads no element of it after it wrote the output's.
     pub(crate) fn in_place(&mut self, shape: &[i64]) -> (Tensor<'_>, TensorMut<'_>) {
         // SAFETY: as above for both; nothing but the run sees the two together.
         unsafe { (Tensor::from_value(self.value(0, shape)), TensorMut::from_value(self.value(0, shape))) }

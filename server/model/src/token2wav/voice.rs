@@ -29,7 +29,7 @@ pub struct VoicePrompt {
 /// A voice ready to speak: immutable, shared by all its streams.
 ///
 /// It owns the caches that every turn starts from, and each stream that has spoken owns as much again. At the sizes of
-/// MiniCPM-o 4.5 that is 262 MB for a prompt of 6 s and 33 MB for each second more or less, half of it in bundles made for
+/// MiniCPM-o 4.5 that is 263 MB for a prompt of 6 s and 33 MB for each second more or less, half of it in bundles made for
 /// CUDA: `layers x 2 x steps x 2 x heads x (prompt frames + tail frames + 1) x head width` numbers of the manifest's flow block
 /// and `io_dtype`. Everything else is small beside it.
 #[derive(Debug)]

@@ -83,11 +83,11 @@ impl Cfm {
     /// `room` frames.
     pub(crate) fn run_first(&mut self, chunk: &CfmChunk<'_>, room: usize) -> Result<(Vec<f32>, EstimatorState)> {
         let mut state = self.store.start(room)?;
-        let still = Block::host("flow start", Kind::F32, state.cnn[0].len())?;
+        let no_history = Block::host("flow start", Kind::F32, state.cnn[0].len())?;
         let nothing = Block::host("flow start", self.io, 0)?;
         let (cnn_shape, cache_shape) = (self.cnn_shape(), cache_shape(&self.flow, 0));
         let layers = state.cnn.iter_mut().map(|cnn| Layer {
-            cnn: still.tensor(&cnn_shape),
+            cnn: no_history.tensor(&cnn_shape),
             cnn_out: cnn.tensor_mut(&cnn_shape),
             keys: nothing.tensor(&cache_shape),
             values: nothing.tensor(&cache_shape),

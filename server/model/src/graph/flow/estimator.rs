@@ -19,14 +19,14 @@ pub(super) const GUIDANCE_ROWS: usize = 2;
 /// The caches are by far the largest thing that a voice or a stream owns. At the sizes of MiniCPM-o 4.5 they take 16 layers
 /// x keys and values x 5 steps x 2 guidance rows x 8 heads x slots x 64 numbers: 655 kB a slot in float32, half of that in
 /// float16 (CUDA bundles, on the device). A stream has as many slots as its prompt has mel frames (50 a second), 100 for the
-/// tail and a spare one: a prompt of 6 s takes 401 slots, which is 263 MB.
+/// tail and a spare one or two: a prompt of 6 s takes 402 slots, which is 263 MB.
 #[derive(Debug)]
 pub(crate) struct EstimatorState {
     /// Per layer `[steps, 2, 2 * width, kernel - 1]`.
     pub(super) cnn: Vec<Block>,
     /// Per layer: keys, values; `[steps, 2, heads, slots, head_dim]`.
     pub(super) caches: Vec<[Block; 2]>,
-    /// The last one is where frames go that are not kept; it is never read.
+    /// The last one is where frames go that are not kept; like all that are not in use it is read and masked.
     slots: usize,
     /// Slots in use in the order of the reference's cache: newest chunk first, frames of a chunk in time order
     /// (decoder_dit.py:137-143).
@@ -128,7 +128,8 @@ impl Store {
     /// A state with room for `frames`. It holds nothing yet, and its numbers are those that the memory had.
     pub(super) fn start(&self, frames: usize) -> Result<EstimatorState> {
         let flow = &self.flow;
-        let slots = frames + 1;
+        // Products in half precision are slow on a GPU when rows have an odd length.
+        let slots = (frames + 1).next_multiple_of(2);
         let caches = (0..flow.dit_layers).map(|_| self.pair(slots)).collect::<Result<_>>()?;
         let size = flow.steps * GUIDANCE_ROWS * 2 * flow.dit_width * flow.cnn_len;
         let cnn = (0..flow.dit_layers).map(|_| self.block(Kind::F32, size)).collect::<Result<_>>()?;
