@@ -43,7 +43,7 @@ class _Builder(GraphBuilder):
         """A convolution that keeps the length."""
         taps = weight.shape[2]
         pad = (taps - 1) * dilation // 2
-        if self.standard or not kernels.worth_convolving(weight.shape[1], taps, dilation):
+        if self.standard or not kernels.worth_convolving(weight.shape[1], taps):
             return _conv2d(self, x, weight, bias, pad, dilation, name=name)
         inputs = [x, self.const(weight[:, :, None].contiguous(), "conv.w", name), self.const(bias, "conv.b", name)]
         return self.call(kernels.CONVOLVE, inputs, dilations=[1, dilation], pads=[0, pad, 0, pad])

@@ -32,7 +32,7 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
     let domain = OperatorDomain::new(DOMAIN)?.add(Snake)?.add(Sine)?;
     #[cfg(target_arch = "x86_64")]
     if winograd::usable() {
-        return domain.add(convolve::Convolve);
+        return domain.add(convolve::Convolve::default());
     }
     Ok(domain)
 }

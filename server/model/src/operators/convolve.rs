@@ -2,7 +2,7 @@
 //!
 //! Owns: the operator, its checks and its threads. The arithmetic is `winograd`'s.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::{TensorElementType, TensorValueType};
@@ -12,14 +12,20 @@ use super::winograd::{Filter, Output, Scratch};
 
 /// `Convolve(x, w, b)` = Conv of x `[batch, inputs, 1, length]` with w `[outputs, inputs, 1, taps]` and b `[outputs]`, where
 /// taps is odd and the attributes `dilations` [1, d] and `pads` [0, p, 0, p] keep the length.
-pub(super) struct Convolve;
+#[derive(Default)]
+pub(super) struct Convolve {
+    scratch: Pool,
+}
 
 pub(super) struct ConvolveKernel {
     filter: Filter,
     inputs: usize,
-    /// One for each thread that has worked at the same time as others.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: Pool,
 }
+
+/// Shared by all kernels of a session, so that the memory of one is still in the processor's cache for the next. It has one
+/// for each thread that has worked at the same time as others.
+type Pool = Arc<Mutex<Vec<Scratch>>>;
 
 impl Operator for Convolve {
     type Kernel<'attr> = ConvolveKernel;
@@ -47,12 +53,16 @@ impl Operator for Convolve {
             return Err(ort::Error::new(format!("Convolve: weights {shape:?} with dilations {dilations:?}")));
         };
         let pad = i64::try_from(taps / 2).unwrap_or(i64::MAX).saturating_mul(dilation);
-        if taps % 2 == 0 || dilation < 1 || outputs != bias.len() || pads != [0, pad, 0, pad] {
+        if taps % 2 == 0 || dilation < 1 || pads != [0, pad, 0, pad] {
             let reason = format!("Convolve: {taps} taps, dilation {dilation} and pads {pads:?} do not keep the length");
             return Err(ort::Error::new(reason));
         }
+        if inputs == 0 || outputs == 0 || outputs != bias.len() {
+            let reason = format!("Convolve: {inputs} to {outputs} channels with {} biases", bias.len());
+            return Err(ort::Error::new(reason));
+        }
         let filter = Filter::new(weights, bias, inputs, taps, usize::try_from(dilation).unwrap_or(1));
-        Ok(ConvolveKernel { filter, inputs, scratch: Mutex::default() })
+        Ok(ConvolveKernel { filter, inputs, scratch: self.scratch.clone() })
     }
 }
 

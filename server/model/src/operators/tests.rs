@@ -1,11 +1,12 @@
 //! Asserted here: a graph that also carries the operators as functions runs the kernels and not the functions; alpha may
 //! be one number or one a channel, another count is refused by name; long tensors, which are cut for the threads of a
-//! session, come back whole.
+//! session, come back whole; an operator without a kernel (this processor lacks what it needs, or the program is older than
+//! the graph) runs as its function.
 //!
 //! `which.onnx` takes `x` [B, C, 1, T] and `alpha` [N, 1, 1] and gives `snake` = Snake(x, alpha) and `sine` = Sine(x). Its
 //! functions are wrong on purpose (alpha x, and -x): the numbers tell what ran. `convolve.onnx` takes `x` [B, 3, 1, T] and gives
 //! `y` = Convolve(x, w, b) [B, 9, 1, T] with seven taps, three apart; w counts (37 i mod 19) / 10 - 0.9 and b o / 4 - 1. Its
-//! function gives -y.
+//! function gives -y. `later.onnx`: `y` = Later(x), a function that gives -x.
 
 use std::ffi::CString;
 
@@ -93,7 +94,7 @@ fn convolutions_of_any_length_and_batch_run_in_the_kernel() {
     for threads in [1, 2] {
         let mut session = session(include_bytes!("convolve.onnx"), threads);
         // The longest one is cut into tiles.
-        for (batch, length) in [(1, 1), (2, 40), (1, 50_000), (1, 0)] {
+        for (batch, length) in [(1, 1), (2, 40), (2, 50_000), (1, 0)] {
             let x = ramp(batch * 3 * length);
             let mut y = vec![0.0f32; batch * 9 * length];
             let shape = |channels: i64| [batch as i64, channels, 1, length as i64];
@@ -120,4 +121,14 @@ fn convolutions_of_any_length_and_batch_run_in_the_kernel() {
             }
         }
     }
+}
+
+#[test]
+fn an_operator_without_a_kernel_runs_as_its_function() {
+    let x = ramp(7);
+    let mut y = vec![0.0f32; 7];
+    let mut session = session(include_bytes!("later.onnx"), 1);
+    let (inputs, outputs) = (names(["x"]), names(["y"]));
+    run(&mut session, &inputs, &[Tensor::new(&x, &[7])], &outputs, &mut [TensorMut::new(&mut y, &[7])]).expect("runs");
+    assert!(x.iter().zip(&y).all(|(x, y)| *y == -x), "{y:?}");
 }

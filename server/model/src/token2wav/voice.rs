@@ -30,7 +30,7 @@ pub struct VoicePrompt {
 ///
 /// It owns the caches that every turn starts from, and each stream that has spoken owns as much again. At the sizes of
 /// MiniCPM-o 4.5 that is 263 MB for a prompt of 6 s and 33 MB for each second more or less, half of it in bundles made for
-/// CUDA: `layers x 2 x steps x 2 x heads x (prompt frames + tail frames + 1) x head width` numbers of the manifest's flow block
+/// CUDA: `layers x 2 x steps x 2 x heads x slots x head width` numbers of the manifest's flow block
 /// and `io_dtype`. Everything else is small beside it.
 #[derive(Debug)]
 pub struct Voice {
