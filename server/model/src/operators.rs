@@ -2,7 +2,8 @@
 //! has no vector kernel, and its convolutions do every multiplication.
 //!
 //! Owns: domain, names and kernels of these operators. Must not: know which graph uses them. The graphs carry each one
-//! as a function of standard operators too (BUNDLE.md), so that a program without these kernels computes the same.
+//! as a function of standard operators too (BUNDLE.md), so that a program without these kernels computes the same but
+//! for rounding.
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]

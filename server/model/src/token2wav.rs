@@ -119,7 +119,8 @@ impl Token2Wav {
     /// Runs the prompt through both flow graphs and keeps the caches: the base of every turn (token2wav.py:133-157).
     ///
     /// # Errors
-    /// [`ModelError::Input`] for a prompt without tokens or longer than [`Token2Wav::longest_prompt`].
+    /// [`ModelError::Input`] for a prompt without tokens or longer than [`Token2Wav::longest_prompt`];
+    /// [`ModelError::Allocation`] when there is no room for its caches.
     pub fn setup(&mut self, prompt: &VoicePrompt) -> Result<Arc<Voice>> {
         let (tokens, longest) = (prompt.tokens.len(), self.longest_prompt());
         if tokens == 0 || tokens > longest {
@@ -150,7 +151,7 @@ impl Token2Wav {
     ///
     /// # Errors
     /// [`ModelError::Input`] for a chunk that is too short or too long; the stream is then as before.
-    /// [`ModelError::GraphRun`], after which the stream must be reset.
+    /// [`ModelError::GraphRun`] and [`ModelError::Allocation`], after which the stream must be reset.
     pub fn push(&mut self, stream: &mut Stream, tokens: &[u32], last: bool) -> Result<SpeechChunk> {
         let begun = Instant::now();
         let frames = self.encoder.frames(tokens.len(), last);

@@ -100,7 +100,8 @@ impl Apm {
     /// as in the reference the test counts the redundant frames too.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for a chunk that is empty without its redundancy or longer than the position table.
+    /// [`ModelError::Input`] for a chunk that is empty without its redundancy or longer than the position table;
+    /// [`ModelError::Allocation`] when there is no room for the cache.
     pub fn step(
         &mut self,
         mel: &[f32],
@@ -122,7 +123,7 @@ impl Apm {
     /// Returns `[encoder frames / pool, LLM width]`.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for an empty or too long piece.
+    /// [`ModelError::Input`] for an empty or too long piece; [`ModelError::Allocation`].
     pub fn encode_reference(&mut self, mel: &[f32], frames: usize) -> Result<Vec<f32>> {
         let total = encoder_frames(frames);
         if frames == 0 || total > self.block.max_positions {
